@@ -1,0 +1,111 @@
+"""All settings, typed, from ``tablecast.toml`` and ``TABLECAST_*`` variables (nested with two underscores).
+
+``TABLECAST_KAFKA__BOOTSTRAP=broker:9092`` wins over ``[kafka] bootstrap = ...`` in the file.
+"""
+
+import os
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+SETTINGS_FILE = "tablecast.toml"
+
+
+def default_cache() -> Path:
+    """Return where fetched jars, base models and exports are kept: outside any checkout."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tablecast"
+
+
+class SettingsError(ValueError):
+    """A setting is missing, unknown or out of range; the message is one sentence for people."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class KafkaSettings(_Section):
+    """How every client reaches the cluster."""
+
+    bootstrap: str | None = None  # None: `tablecast up` starts a broker on loopback
+    prefix: str = Field(default="", pattern=r"^[a-zA-Z0-9._-]*$", max_length=100)
+    partitions: int = Field(default=4, ge=1, le=1024)  # of the topics keyed by user
+    replication: int = Field(default=1, ge=1, le=15)
+    keep_history: bool = False  # no retention: for replayed and imported records, whose event times are old
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    sasl_mechanism: Literal["SCRAM-SHA-256", "SCRAM-SHA-512"] = "SCRAM-SHA-512"
+    sasl_username: str | None = None
+    sasl_password: SecretStr | None = None
+    ca_file: Path | None = None
+    certificate_file: Path | None = None
+    key_file: Path | None = None
+
+
+class StateSettings(_Section):
+    """The state stage."""
+
+    grace_ms: int = Field(default=250, ge=0, le=60_000)  # longest wait of a request for context posted before it
+    future_ms: int = Field(default=300_000, ge=0)  # how far a record's clock may run ahead of ours
+    attribution_minutes: int = Field(default=60, ge=1)  # how long after a list an action can belong to it
+    idle_days: int = Field(default=90, ge=1)  # of event time, after which a user's row is dropped
+    flush_ms: int = Field(default=100, ge=1, le=10_000)  # how often changed rows are written and offsets released
+
+
+class InferenceSettings(_Section):
+    """The inference stage."""
+
+    threads: int = Field(default_factory=lambda: min(os.cpu_count() or 1, 8), ge=1)  # of the model on CPU
+    max_batch_requests: int = Field(default=64, ge=1, le=4096)
+    max_batch_tokens: int = Field(default=2048, ge=16)
+    budget_ms: int | None = Field(default=None, ge=1)  # age at which a request gets the cheaper list; None: never
+    model_name: str = "tablecast"
+    model_dir: Path | None = None  # an exported encoder; None: the packaged base model, exported on first use
+
+
+class Settings(BaseSettings):
+    """The one settings object."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="TABLECAST_", env_nested_delimiter="__", toml_file=SETTINGS_FILE, extra="forbid", frozen=True
+    )
+
+    data_dir: Path = Path.home() / ".local" / "share" / "tablecast"  # the embedded broker's log
+    cache_dir: Path = Field(default_factory=default_cache)
+    instance: Annotated[str, Field(pattern=r"^[a-zA-Z0-9._-]+$")] = "0"  # tells processes of one stage apart
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    kafka: KafkaSettings = KafkaSettings()
+    state: StateSettings = StateSettings()
+    inference: InferenceSettings = InferenceSettings()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - secrets come from the environment or files
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Rank the sources: arguments, environment, secret files, tablecast.toml."""
+        return init_settings, env_settings, file_secret_settings, TomlConfigSettingsSource(settings_cls)
+
+
+def load_settings() -> Settings:
+    """Return the settings of this process.
+
+    Raises:
+        SettingsError: a value is wrong; names the setting, the problem and where it may be set.
+
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        raise SettingsError(
+            f"setting {name!r}: {first['msg']} (set in {SETTINGS_FILE} or as TABLECAST_{name.upper().replace('.', '__')})"
+        ) from error
+    except ValueError as error:  # TOML that does not parse, JSON in a variable that does not
+        raise SettingsError(f"{SETTINGS_FILE}: {error}") from error
