@@ -42,6 +42,10 @@ PROPERTIES: Mapping[str, str] = {
     # a lone worker starts at once, and a crashed one is noticed after a second if it asks for that
     "group.initial.rebalance.delay.ms": "0",
     "group.min.session.timeout.ms": "1000",
+    # a killed broker's registration holds its successor off for this long; both live in one process, so heartbeats are
+    # late only when the machine stands still
+    "broker.session.timeout.ms": "3000",
+    "broker.heartbeat.interval.ms": "500",
     # readers of committed records wait behind a crashed producer's transaction: abort it soon after its timeout
     "transaction.abort.timed.out.transaction.cleanup.interval.ms": "1000",
     # the default of 128 MiB is a quarter of the heap; 16 MiB still compacts 600,000 keys in one pass
@@ -59,6 +63,7 @@ JVM_OPTIONS = [
     "-XX:TieredStopAtLevel=1",
     "-XX:+ExitOnOutOfMemoryError",
     "-Djava.awt.headless=true",
+    "-Djava.net.preferIPv4Stack=true",
     f"-Dlog4j2.configurationFile={RESOURCES / 'log4j2.properties'}",
 ]
 
@@ -88,8 +93,8 @@ def start(data_dir: Path, lock: int, *, port: int | None, properties: Mapping[st
 def _run(
     data_dir: Path, lock: int, jars: Path, options: Sequence[str], *, port: int | None, properties: Mapping[str, str]
 ) -> Broker:
-    free, controller_port = free_ports(2)
-    port = port or free
+    broker_port, controller_port = free_ports(2)
+    port = port or broker_port
     config = data_dir / "server.properties"
     settings = {**PROPERTIES, **_node(data_dir, port, controller_port), **properties}
     config.write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
@@ -127,8 +132,9 @@ def _format(java: Sequence[str], config: Path) -> None:
     )
     if done.returncode != 0:
         raise BrokerError(
-            f"Apache Kafka can't format {config.parent / DATA_NAME}. Remove that folder if nothing in it is needed, or "
-            f"choose another data folder. It says:\n{(done.stdout + done.stderr)[-2000:]}"
+            f"Apache Kafka can't format {config.parent / DATA_NAME}. Check the properties in {config}; if they are "
+            "right, remove the first folder when nothing in it is needed, or choose another. Kafka says:\n"
+            + (done.stdout + done.stderr)[-2000:]
         )
 
 
@@ -180,16 +186,17 @@ def _prepare() -> tuple[Path, Path]:
     cache.parent.mkdir(parents=True, exist_ok=True)
     with cache.with_name(f"{cache.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # of two first starts at once, the second waits for what the first makes
-        if not _is_complete(cache):
-            _fetch(cache)
+        _fetch_if_incomplete(cache)
         archive = cache / f"classes-{java_version}.jsa"
         if not archive.exists():
             _archive_classes(cache / "jars", archive)
     return cache / "jars", archive
 
 
-def _fetch(cache: Path) -> None:
-    """Replace `cache` with what Maven fetches; an interrupted fetch leaves the old state."""
+def _fetch_if_incomplete(cache: Path) -> None:
+    """Replace a cache that lacks a jar or holds a damaged one; an interrupted fetch changes nothing."""
+    if _is_complete(cache):
+        return
     with (
         tempfile.TemporaryDirectory(dir=cache.parent, prefix=f"{cache.name}-") as scratch,
         _PROGRESS.status(f"Fetching Apache Kafka {version()} from Maven Central, once (43 MB)"),

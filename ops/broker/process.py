@@ -125,11 +125,26 @@ def free_ports(count: int) -> list[int]:
         return [each.getsockname()[1] for each in sockets]
 
 
+def _require_free(port: int) -> None:
+    # checked before the start: another broker on the port would answer in place of the one that could not listen
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as brokers do: closing connections don't count
+        try:
+            probe.bind((HOST, port))
+        except OSError as problem:
+            raise BrokerError(
+                f"The broker can't listen on port {port} of {HOST} ({problem.strerror}). Stop what uses it, or choose "
+                "another port."
+            ) from None
+
+
 def launch(command: Sequence[str], data_dir: Path, lock: int, *, port: int, kind: str, limits: str = "") -> Broker:
     """Start `command`, which listens on `port`, and return once it answers a metadata request.
 
-    Raises `BrokerError` with the end of its log when it exits or stays silent for `READY_SECONDS`.
+    Raises `BrokerError` when the port is taken, and with the end of the broker's log when that exits or stays silent
+    for `READY_SECONDS`.
     """
+    _require_free(port)
     bootstrap = f"{HOST}:{port}"
     log = data_dir / LOG_NAME
     log_start = log.stat().st_size if log.exists() else 0
@@ -146,8 +161,8 @@ def launch(command: Sequence[str], data_dir: Path, lock: int, *, port: int, kind
             lines.seek(log_start)
             tail = "\n".join(lines.read().decode(errors="replace").splitlines()[-15:])
         raise BrokerError(
-            f"{kind} on {data_dir} {problem}. Check that port {port} is free and that {data_dir} is writable and was "
-            f"not written by a newer version; the whole log is {log}. It ends:\n{tail or '(nothing logged)'}"
+            f"{kind} on {data_dir} {problem}. Check that {data_dir} is writable, has room and was not written by a "
+            f"newer version; the whole log is {log}. It ends:\n{tail or '(nothing logged)'}"
         ) from None
     return broker
 
