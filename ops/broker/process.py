@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Thread
@@ -25,6 +25,7 @@ LOCK_NAME = "broker.lock"
 READY_SECONDS = 120.0  # a start takes seconds; recovery of large logs after a crash may take a minute
 STOP_SECONDS = 60.0  # a controlled shutdown flushes every log; only a hung broker needs longer
 PROBE_SECONDS = 0.05
+LOCK_TRIES = 5
 PR_SET_PDEATHSIG = 1  # from <linux/prctl.h>
 
 
@@ -80,7 +81,7 @@ def claim(data_dir: Path) -> Iterator[int]:
     """
     lock = os.open(data_dir / LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _lock_exclusively(lock)
     except BlockingIOError:
         other = _holder(data_dir)
         who = f"pid {other.pid} at {other.bootstrap}" if other else "it is just starting"
@@ -92,6 +93,14 @@ def claim(data_dir: Path) -> Iterator[int]:
         yield lock
     finally:
         os.close(lock)
+
+
+def _lock_exclusively(lock: int) -> None:
+    for _ in range(LOCK_TRIES - 1):  # whoever asks `running_broker` holds the lock for a moment
+        with suppress(BlockingIOError):
+            return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        time.sleep(PROBE_SECONDS)
+    return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def running_broker(data_dir: Path) -> RunningBroker | None:

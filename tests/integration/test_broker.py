@@ -141,7 +141,6 @@ async def test_a_clean_stop_keeps_the_data_and_leaves_no_process(tmp_path):
         assert await read(second.bootstrap, "records") == [b"kept"]
 
 
-@needs_kafka
 def test_the_broker_ends_with_the_process_that_started_it(tmp_path):
     starter = f"""
 from pathlib import Path
