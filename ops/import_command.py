@@ -20,7 +20,7 @@ HELP = "Turn a published data set into a directory that train and evaluate read.
 def import_dataset(
     format_name: Annotated[str, typer.Argument(metavar="FORMAT", help=f"One of {', '.join(FORMATS)}.")],
     source: Annotated[Path, typer.Argument(help="File or directory, as it was downloaded and unpacked.")],
-    destination: Annotated[Path, typer.Argument(help="Directory to make; it must not exist or be empty.")],
+    destination: Annotated[Path, typer.Argument(help="Directory to make; absent or empty before.")],
     *,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:

@@ -303,6 +303,14 @@ def test_only_businesses_that_serve_food_and_their_reviews_are_imported(tmp_path
     assert "dan" not in {event.user_id for event in dataset.interactions}
 
 
+def test_reviews_of_nothing_but_plumbers_are_refused(tmp_path):
+    shutil.copytree(SAMPLES / "yelp", tmp_path / "source")
+    business = tmp_path / "source/yelp_academic_dataset_business.json"
+    business.write_text(business.read_text(encoding="utf-8").splitlines()[-1], encoding="utf-8")
+    with pytest.raises(SourceError, match="no review of a business that serves food"):
+        run("yelp", tmp_path / "source", tmp_path / "data")
+
+
 def test_reviews_are_ratings_and_tips_are_visits(tmp_path):
     events = run("yelp", SAMPLES / "yelp", tmp_path / "data").interactions
     assert [event.rating for event in events if event.kind == "rating"][:3] == [1.0, 0.75, 0.5]
