@@ -439,6 +439,13 @@ def test_sessions_have_gaps_of_less_than_a_day_inside_and_more_between(rows):
             assert (one == other) == (later - earlier < SESSION_GAP)
 
 
+def test_a_gap_of_exactly_24_hours_starts_a_session():
+    plan = next_in_session(
+        events_of([(0, 0, 0), (0, 1, SESSION_GAP - 1), (0, 2, 2 * SESSION_GAP - 1)]), splits_given=False
+    )
+    assert plan.session.tolist() == [0, 0, 1]
+
+
 @given(ROWS)
 def test_leave_one_out_keeps_the_last_two_of_every_user_with_three(rows):
     plan = leave_one_out(events_of(rows))
