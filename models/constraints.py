@@ -1,0 +1,95 @@
+"""Hard filters over the catalogue. What is unknown about an item counts against it."""
+
+from datetime import UTC, datetime, tzinfo
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.catalogue import Catalogue
+from models.places import distances, unit_vector
+from schemas.domains import DomainPack
+from schemas.records import Attributes, Constraints, Context, Item
+
+
+def allowed_rows(
+    catalogue: Catalogue, pack: DomainPack, constraints: Constraints | None, context: Context, event_time: int
+) -> np.ndarray:
+    """Return a mask [catalogue.size] of the items that may be recommended.
+
+    Items of other domains and unavailable ones are always out. A constraint of a kind that the domain pack does not
+    list is ignored, and so is a distance where nobody knows the user's location.
+    """
+    size = catalogue.size
+    allowed: np.ndarray = catalogue.available[:size] & (
+        catalogue.domain[:size] == catalogue.domain_code.get(pack.name, -1)
+    )
+    if constraints is None:
+        return allowed
+    kinds = set(pack.constraints)
+    price = catalogue.price[:size]
+    if "price" in kinds and constraints.price_min is not None:
+        allowed &= price >= constraints.price_min
+    if "price" in kinds and constraints.price_max is not None:
+        allowed &= price <= constraints.price_max
+    if "max_distance" in kinds and constraints.max_distance is not None and context.location is not None:
+        within: np.ndarray = (
+            distances(catalogue.point[:size], np.array(unit_vector(context.location))) <= constraints.max_distance
+        )
+        allowed &= within
+    if "open_at" in kinds and constraints.open_at is not None:
+        moment = event_time if constraints.open_at == "now" else constraints.open_at
+        allowed &= open_rows(catalogue, moment, context.time_zone)
+    if "categories" in kinds and constraints.categories:
+        allowed &= _in_categories(catalogue, constraints.categories)
+    if "exclude_categories" in kinds and constraints.exclude_categories:
+        allowed &= ~_in_categories(catalogue, constraints.exclude_categories)
+    if "exclude_items" in kinds and constraints.exclude_items:
+        rows = catalogue.rows(constraints.exclude_items)
+        allowed[rows[rows >= 0]] = False
+    if "attributes" in kinds and constraints.attributes:
+        for row in np.flatnonzero(allowed):
+            allowed[row] = _has_attributes(catalogue.items[row], constraints.attributes)
+    return allowed
+
+
+def open_rows(catalogue: Catalogue, moment: int, time_zone: str | None) -> NDArray[np.bool_]:
+    """Return a mask [catalogue.size] of what is open at a moment (milliseconds), in each item's own time zone."""
+    size = catalogue.size
+    minutes = np.array([_minute_of_week(moment, zone or _zone(time_zone)) for zone in catalogue.time_zones])
+    local = minutes[catalogue.time_zone[:size]][:, None]
+    hours = catalogue.hours[:size]
+    within = (hours[:, :, 0] <= local) & (local < hours[:, :, 1])
+    is_open: NDArray[np.bool_] = np.logical_or.reduce(within, axis=1)
+    return is_open
+
+
+def _zone(name: str | None) -> tzinfo:
+    try:
+        return ZoneInfo(name) if name else UTC
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        return UTC
+
+
+def _minute_of_week(moment: int, zone: tzinfo) -> int:
+    local = datetime.fromtimestamp(moment / 1000, zone)
+    return local.weekday() * 1440 + local.hour * 60 + local.minute
+
+
+def _in_categories(catalogue: Catalogue, names: list[str]) -> np.ndarray:
+    mask = np.zeros(catalogue.size, bool)
+    for name in names:
+        mask[list(catalogue.rows_in_category.get(name.casefold(), ()))] = True
+    return mask
+
+
+def _has_attributes(item: Item | None, wanted: Attributes) -> bool:
+    if item is None:
+        return False
+    for name, value in wanted.items():
+        found = item.attributes.get(name)
+        options = value if isinstance(value, list) else [value]
+        have = found if isinstance(found, list) else [found]
+        if not any(option in have for option in options):
+            return False
+    return True

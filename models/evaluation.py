@@ -1,0 +1,198 @@
+"""A neutral dataset as the records that apps would have posted, and the requests joined with the state they would see.
+
+*static*: what everybody does and each user's history come from split=train; of the evaluated splits a request sees its
+own session so far. *streaming*: every event earlier than the request, whichever split it is in. The event that a
+request is labelled with always comes after it.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal, get_args
+
+import msgspec
+import numpy as np
+
+from models import dataset
+from models.catalogue import Catalogue
+from models.dataset import Dataset
+from models.join import GlobalState, join
+from models.metrics import summarise
+from models.ranking import Weights, rank
+from models.texts import item_text, query_text
+from models.user_state import UserState, already_applied, apply_feedback
+from schemas import records
+from schemas.domains import DomainPack
+from schemas.records import Context, Feedback, FeedbackKind, Item, JoinedRequest, Request, Source
+from schemas.topics import USERS_FEEDBACK
+
+Mode = Literal["static", "streaming"]
+Encode = Callable[[Sequence[str], Literal["query", "passage"]], np.ndarray]
+DEPTH = 1000  # of the lists that are measured; a reciprocal rank beyond it is below 0.001
+
+
+def catalogue_item(item: dataset.Item, pack: DomainPack) -> Item:
+    """Return a dataset's item as an app would post it to ``catalog.items``."""
+    return Item(
+        domain=pack.name,
+        name=item.name[:300],
+        categories=[name[:200] for name in item.categories if name][:100],
+        text=(item.text or "")[:40_000],
+        location=item.location,
+        price=item.price,
+        hours=item.hours,
+        attributes=_attributes(item.attributes),
+    )
+
+
+def posted_feedback(event: dataset.Interaction, pack: DomainPack) -> Feedback:
+    """Return an interaction as an app would post it to ``users.feedback``; a kind we have no word for is a visit."""
+    kind: FeedbackKind = event.kind if event.kind in get_args(FeedbackKind) else "visit"  # type: ignore[assignment]
+    if kind == "rating" and event.rating is None:
+        kind = "visit"
+    return Feedback(
+        item_id=event.item_id, domain=pack.name, kind=kind, session_id=event.session_id, rating=event.rating
+    )
+
+
+def posted_request(request: dataset.Request, pack: DomainPack) -> Request:
+    """Return a request as an app would post it to ``users.requests``, for a list as long as it is measured."""
+    return Request(
+        request_id=request.request_id,
+        domain=pack.name,
+        text=(request.text or "")[:4_000],
+        k=DEPTH,
+        context=_context(request.context),
+        session_id=request.session_id,
+        explain=False,
+    )
+
+
+def timeline(data: Dataset, split: str) -> Iterator[dataset.Interaction | dataset.Request]:
+    """Yield all interactions in order of time, and each of the split's requests right before its label event.
+
+    Requests without a label event come when their time has come.
+    """
+    labelled: dict[str, list[dataset.Request]] = defaultdict(list)
+    timed: list[dataset.Request] = []
+    known = {event.event_id for event in data.interactions}
+    for request in data.requests:
+        if request.split != split:
+            continue
+        if request.label_event_id in known:
+            labelled[str(request.label_event_id)].append(request)
+        else:
+            timed.append(request)
+    timed.sort(key=lambda request: request.event_time, reverse=True)
+    for event in data.interactions:
+        while timed and timed[-1].event_time < event.event_time:
+            yield timed.pop()
+        yield from labelled.get(event.event_id, ())
+        yield event
+    yield from reversed(timed)
+
+
+def joined_requests(
+    data: Dataset, pack: DomainPack, mode: Mode, split: str
+) -> Iterator[tuple[dataset.Request, JoinedRequest]]:
+    """Yield the split's requests with the state each may see, by the functions that the state stage uses."""
+    everybody = GlobalState()
+    for item in data.items:
+        everybody.places.put(item.item_id, pack.name, item.location)
+    users: dict[str, UserState] = defaultdict(UserState)
+    sessions: dict[tuple[str, str | None], UserState] = {}
+
+    def learn(event: dataset.Interaction, offset: int) -> None:
+        user, feedback = users[event.user_id], posted_feedback(event, pack)
+        if already_applied(user, USERS_FEEDBACK.name, offset):
+            return
+        previous = apply_feedback(user, event.event_time, feedback)
+        if feedback.kind not in {"impression", "dismissal"}:
+            for _ in everybody.signals.apply(0, offset, event.event_time, pack.name, event.item_id, previous):
+                pass
+
+    if mode == "static":
+        for offset, event in enumerate(data.interactions):
+            if event.split == "train":
+                learn(event, offset)
+    for offset, entry in enumerate(timeline(data, split)):
+        if isinstance(entry, dataset.Interaction):
+            if mode == "streaming":
+                learn(entry, offset)
+            elif entry.split != "train" and entry.session_id:
+                key = entry.user_id, entry.session_id
+                if key not in sessions:
+                    sessions[key] = _copy(users[entry.user_id])
+                apply_feedback(sessions[key], entry.event_time, posted_feedback(entry, pack))
+            continue
+        user = sessions.get((entry.user_id, entry.session_id)) or users[entry.user_id]
+        yield (
+            entry,
+            join(
+                user,
+                everybody,
+                pack,
+                posted_request(entry, pack),
+                event_time=entry.event_time,
+                source=Source(partition=0, offset=offset),
+            ),
+        )
+
+
+def build_catalogue(data: Dataset, pack: DomainPack, encode: Encode, dim: int) -> Catalogue:
+    """Return the dataset's items as a catalogue."""
+    catalogue = Catalogue(dim)
+    items = [catalogue_item(item, pack) for item in data.items]
+    embeddings = encode([item_text(pack, item) for item in items], "passage")
+    for source, item, embedding in zip(data.items, items, embeddings, strict=True):
+        catalogue.put(source.item_id, item, embedding)
+    return catalogue
+
+
+def evaluate(
+    data: Dataset,
+    pack: DomainPack,
+    mode: Mode,
+    split: str,
+    encode: Encode,
+    dim: int,
+    *,
+    weights: Weights,
+    progress: Callable[[], None] = lambda: None,
+) -> dict[str, float]:
+    """Rank the catalogue for every request of a split and return the metrics.
+
+    Raises:
+        ValueError: the split has no requests.
+
+    """
+    catalogue = build_catalogue(data, pack, encode, dim)
+    ranked, relevant = [], []
+    for request, joined in joined_requests(data, pack, mode, split):
+        text = query_text(pack, joined.request, joined.context)
+        cosines = catalogue.cosines(encode([text], "query"))[0] if text else None
+        ranked.append([item.item_id for item in rank(catalogue, pack, joined, cosines, weights)])
+        relevant.append(request.relevant)
+        progress()
+    return summarise(ranked, relevant)
+
+
+def _copy(state: UserState) -> UserState:
+    return msgspec.msgpack.decode(msgspec.msgpack.encode(state), type=UserState)
+
+
+def _attributes(raw: dict[str, Any]) -> records.Attributes:
+    """Keep the attributes that the contract can carry; datasets hold anything."""
+    kept: records.Attributes = {}
+    for name, value in raw.items():
+        if isinstance(value, bool | int | float | str):
+            kept[name[:200]] = value
+        elif isinstance(value, list | tuple) and all(isinstance(entry, str) and entry for entry in value):
+            kept[name[:200]] = [entry[:200] for entry in value]
+    return dict(list(kept.items())[:100])
+
+
+def _context(raw: dict[str, Any]) -> Context | None:
+    try:
+        return msgspec.convert(raw, Context) if raw else None
+    except msgspec.ValidationError:
+        return None

@@ -1,0 +1,106 @@
+"""A request joined with the state it sees: its user's row and everybody's signals, as of its event time."""
+
+import numpy as np
+
+from models.item_signals import ItemSignals
+from models.places import Places, distances, unit_vector
+from models.user_state import UserState, context_as_of, history_as_of
+from schemas.domains import DomainPack
+from schemas.records import POPULARITY_WINDOWS_HOURS, JoinedRequest, Location, Request, Signals, Source
+
+MAX_POPULAR = 64
+MAX_FOLLOWED = 64
+MAX_NEAR = 96
+NEAR_REACH = 4.0  # in units of the domain's near distance; beyond it the pull is under 2%
+WEEK_COLUMN = POPULARITY_WINDOWS_HOURS.index(24 * 7)
+ALL_TIME_COLUMN = len(POPULARITY_WINDOWS_HOURS)
+
+
+class GlobalState:
+    """What is shared by all users: signals per item and where the items are."""
+
+    def __init__(self) -> None:
+        self.signals = ItemSignals()
+        self.places = Places()
+        self._popular: dict[str, tuple[int, list[str]]] = {}
+        self._numbers: dict[str, tuple[int, list[str], np.ndarray]] = {}
+
+    def popular(self, domain: str) -> list[str]:
+        """Return what is popular this week and of all time, recomputed at most every 64 updates."""
+        updates, ids = self._popular.get(domain, (-64, []))
+        if self.signals.updates - updates >= 64 or len(ids) < MAX_POPULAR:
+            week = self.signals.most_popular(domain, WEEK_COLUMN, MAX_POPULAR // 2)
+            ever = self.signals.most_popular(domain, ALL_TIME_COLUMN, MAX_POPULAR)
+            ids = list(dict.fromkeys([*week, *ever]))[:MAX_POPULAR]
+            self._popular[domain] = (self.signals.updates, ids)
+        return ids
+
+    def near(self, domain: str, origin: Location, scale_metres: float) -> list[str]:
+        """Return the items around a place that weigh most by popularity and closeness, best first."""
+        ids, points = self.places.of(domain)
+        if not ids:
+            return []
+        metres = distances(points, unit_vector(origin))
+        within = np.flatnonzero(metres < NEAR_REACH * scale_metres)
+        if not len(within):
+            return []
+        numbers = self._signal_numbers(domain, ids)[within]
+        popularity = self.signals.popularity(numbers)[:, ALL_TIME_COLUMN]
+        weight = (popularity + 0.5) * np.exp(-metres[within] / scale_metres)
+        best = np.argsort(-weight, kind="stable")[:MAX_NEAR]
+        return [ids[k] for k in within[best]]
+
+    def _signal_numbers(self, domain: str, ids: list[str]) -> np.ndarray:
+        known = len(self.signals.ids)
+        cached = self._numbers.get(domain)
+        if cached is None or cached[0] != known or cached[1] is not ids:
+            index = self.signals.index
+            numbers = np.array([index.get(item_id, -1) for item_id in ids], np.int64)
+            cached = self._numbers[domain] = (known, ids, numbers)
+        return cached[2]
+
+
+def join(
+    user: UserState,
+    everybody: GlobalState,
+    pack: DomainPack,
+    request: Request,
+    *,
+    event_time: int,
+    source: Source,
+    received_at: int = 0,
+    joined_at: int = 0,
+) -> JoinedRequest:
+    """Return the request with exactly what it may see.
+
+    Of the user: events with event time up to the request's. Of everybody: what has been applied so far. The id table
+    lists the user's own items, then what follows the last one, what is near and what is popular.
+    """
+    index_of: dict[str, int] = {}
+    context = context_as_of(user, event_time, request.context)
+    history, last = history_as_of(user, event_time, request.session_id, index_of)
+    signals = everybody.signals
+    followers = signals.followers(last) if last is not None else {}
+    ranked = sorted(followers, key=lambda item: (-followers[item], item))[:MAX_FOLLOWED]
+    origin = context.location or (everybody.places.location(last) if last is not None else None)
+    near = everybody.near(pack.name, origin, pack.near_metres) if origin else []
+    for item in (*ranked, *near, *everybody.popular(pack.name)):
+        index_of.setdefault(item, len(index_of))
+    items = list(index_of)
+    numbers = np.array([signals.index.get(item, -1) for item in items], np.int64)
+    return JoinedRequest(
+        request=request,
+        event_time=event_time,
+        source=source,
+        context=context,
+        items=items,
+        history=history,
+        signals=Signals(
+            popularity=signals.popularity(numbers).tolist(),
+            popularity_total=signals.total(pack.name).tolist(),
+            followed=[followers.get(item, 0) for item in items],
+            followed_total=sum(followers.values()),
+        ),
+        received_at=received_at,
+        joined_at=joined_at,
+    )

@@ -1,0 +1,1 @@
+"""The state stage: per-user and per-item state in changelog-backed tables, the as-of join, attribution."""

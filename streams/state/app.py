@@ -1,0 +1,354 @@
+"""The state stage on Kafka: a Faust application around ``StateStage``.
+
+Faust brings the consumer group, agents, tables with changelogs and their recovery. What goes round it, and why:
+
+- Acknowledgement. Faust commits an event when its agent has moved on. Here events are released after a flush in which
+  everything they caused has been acknowledged by the broker, in offset order, so nothing is lost at any crash point.
+- Sending. One idempotent aiokafka producer for all output, so that one flush covers it and records leave in batches.
+- Fetching. Faust asks the broker to hold a fetch for 1.5 s. aiokafka leaves a partition out of the running fetch while
+  it still has its records, so a record could wait that long; see ``FETCH_WAIT_MS``.
+"""
+
+import asyncio
+import signal
+import time as clock
+from collections.abc import AsyncIterable, Callable, Mapping, Sequence
+from typing import Any
+
+import faust
+import structlog
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
+from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread
+from faust.transport.drivers.aiokafka import Consumer as FaustConsumer
+
+from models.item_signals import ItemRow
+from models.user_state import UserState
+from schemas.codec import DecodeError, decode, decode_key
+from schemas.domains import UnknownDomainError
+from schemas.records import Item, Record, Request
+from schemas.topics import (
+    CATALOG_ITEMS,
+    DEADLETTERS,
+    MIB,
+    RECOMMENDATIONS,
+    USERS_CONTEXT,
+    USERS_ERASURE,
+    USERS_FEEDBACK,
+    USERS_REQUESTS,
+    Topic,
+)
+from streams.deadletters import dead_letter
+from streams.follower import Follower
+from streams.kafka import client_options, full_name
+from streams.settings import Settings
+from streams.state.barrier import Barrier
+from streams.state.rows import Rows
+from streams.state.stage import EventTimeError, Inbound, Outbound, Served, StateStage
+
+log = structlog.get_logger(__name__)
+
+APPLICATION = "state"
+FETCH_WAIT_MS = 10
+"""How long the broker may hold a fetch. A record that arrives while a fetch without its partition is running waits for
+that fetch to end: this is the latency it can cost; an idle stage asks the broker 100 times a second."""
+
+TABLES = ("users", "items", "served")
+CHANGELOGS = tuple(
+    Topic(f"{APPLICATION}-{name}-changelog", Record, f"rows of the state table {name}", "original key", "compact",
+          max_bytes=4 * MIB)
+    for name in TABLES
+)  # fmt: skip
+
+BARRIER_TOPICS = (USERS_CONTEXT, USERS_FEEDBACK)
+Handler = Callable[[Inbound], None]
+
+
+class _PromptConsumerThread(AIOKafkaConsumerThread):  # type: ignore[misc]
+    def _create_worker_consumer(self, transport: Any) -> AIOKafkaConsumer:
+        consumer = super()._create_worker_consumer(transport)
+        # Not among Faust's settings; `recommendations` is written in transactions.
+        consumer._fetch_max_wait_ms = FETCH_WAIT_MS  # noqa: SLF001
+        consumer._isolation_level = "read_committed"  # noqa: SLF001
+        return consumer
+
+
+class _PromptConsumer(FaustConsumer):  # type: ignore[misc]
+    def _new_consumer_thread(self) -> AIOKafkaConsumerThread:
+        return _PromptConsumerThread(self, loop=self.loop, beacon=self.beacon)
+
+
+class StateApp:
+    """One process of the state stage."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.kafka = settings.kafka
+        options = client_options(self.kafka)
+        self.faust = _faust_app(settings, options)
+        self.faust.transport.Consumer = _PromptConsumer
+        tables = {
+            name: self.faust.Table(
+                name, partitions=self.kafka.partitions, key_type=bytes, value_type=bytes,
+                key_serializer="raw", value_serializer="raw",
+            )
+            for name in TABLES
+        }  # fmt: skip
+        self.stage = StateStage(
+            settings.state,
+            Rows(tables["users"], UserState, UserState),
+            Rows(tables["items"], ItemRow, lambda: ItemRow(domain="")),
+            Rows(tables["served"], Served, lambda: Served(0, 0, b"", b"")),  # type: ignore[arg-type]
+        )
+        self.barrier = Barrier(self._start_offset)
+        self.ready = asyncio.Event()
+        self._producer = AIOKafkaProducer(
+            **options, enable_idempotence=True, linger_ms=0, max_batch_size=256 * 1024, max_request_size=4 * MIB
+        )
+        self._probe = AIOKafkaConsumer(**options, isolation_level="read_committed")
+        self._catalogue = Follower(self.kafka, CATALOG_ITEMS, self._on_items)
+        self._waiting: list[tuple[Any, Inbound, Request, int]] = []
+        self._request_waiting = asyncio.Event()
+        self._done: list[Any] = []  # events in the order they were applied
+        self._unconfirmed: list[asyncio.Future[Any]] = []
+        self._generation = 0
+        self._flushing = asyncio.Lock()
+        handlers: Mapping[Topic, Handler] = {
+            USERS_CONTEXT: self.stage.on_context,
+            USERS_FEEDBACK: self.stage.on_feedback,
+            RECOMMENDATIONS: self.stage.on_recommendation,
+            USERS_ERASURE: self.stage.on_erasure,
+        }
+        for topic, handler in handlers.items():
+            self._agent(topic, self._applying(topic, handler))
+        self._agent(USERS_REQUESTS, self._read_request)
+        self.faust.on_partitions_revoked.connect(self._on_revoked, weak=False)
+        self.faust.on_rebalance_complete.connect(self._on_recovered, weak=False)
+
+    async def run(self) -> None:
+        """Run until SIGTERM or SIGINT, or until a part of the stage fails.
+
+        Raises:
+            Exception: whatever ended the stage; nothing that was not flushed has been committed.
+
+        """
+        loop = asyncio.get_running_loop()
+        stop = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        await self._producer.start()
+        await self._probe.start()
+        await self._catalogue.start()
+        await self._catalogue.caught_up.wait()
+        await self.faust.start()
+        tasks = [
+            asyncio.create_task(self._join_requests(), name="join"),
+            asyncio.create_task(self._flush_regularly(), name="flush"),
+            asyncio.create_task(stop.wait(), name="signal"),
+            asyncio.create_task(_crashed(self.faust), name="faust"),
+            self._catalogue.task,
+        ]
+        try:
+            finished, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in finished:
+                task.result()
+        finally:
+            for task in tasks[:2]:
+                task.cancel()
+            await asyncio.gather(*tasks[:2], return_exceptions=True)
+            await self._flush()
+            await self.faust.stop()
+            await self._catalogue.stop()
+            await self._probe.stop()
+            await self._producer.stop()
+
+    def _agent(self, topic: Topic, handle: Callable[[Any], None]) -> None:
+        channel = self.faust.topic(
+            full_name(self.kafka, topic), key_type=bytes, value_type=bytes, key_serializer="raw", value_serializer="raw"
+        )
+
+        async def agent(stream: Any) -> None:
+            events: AsyncIterable[Any] = stream.noack().events()
+            async for event in events:
+                handle(event)
+
+        self.faust.agent(channel, name=topic.name)(agent)
+
+    def _applying(self, topic: Topic, handler: Handler) -> Callable[[Any], None]:
+        def apply(event: Any) -> None:
+            record = _inbound(topic, event)
+            try:
+                handler(record)
+            except (DecodeError, UnknownDomainError, EventTimeError) as error:
+                self._bury(record, error)
+            self._done.append(event)
+            self.barrier.applied(TopicPartition(event.message.topic, event.message.partition), event.message.offset)
+
+        return apply
+
+    def _read_request(self, event: Any) -> None:
+        record = _inbound(USERS_REQUESTS, event)
+        try:
+            request = self.stage.read_request(record)
+        except (DecodeError, UnknownDomainError, EventTimeError) as error:
+            self._bury(record, error)
+            request = None
+        # A refused request keeps its place in the queue: offsets are released in order.
+        self._waiting.append((event, record, request, int(clock.time() * 1000)))  # type: ignore[arg-type]
+        self._request_waiting.set()
+
+    async def _join_requests(self) -> None:
+        while True:
+            await self._request_waiting.wait()
+            self._request_waiting.clear()
+            batch, self._waiting = self._waiting, []
+            generation = self._generation
+            assigned = [tp for tp in self.faust.consumer.assignment() if tp.topic in self._barrier_topics()]
+            partitions = [TopicPartition(tp.topic, tp.partition) for tp in assigned]
+            ends = await self._probe.end_offsets(partitions)
+            if not await self.barrier.wait(ends, self.settings.state.grace_ms / 1000):
+                log.warning("joined before all earlier records were applied", requests=len(batch))
+            for event, record, request, received_at in batch:
+                if generation != self._generation:
+                    break  # a rebalance has taken these events back; they will be read again
+                if request is not None:
+                    await self._send(self.stage.join(record, request, received_at))
+                self._done.append(event)
+
+    def _barrier_topics(self) -> frozenset[str]:
+        return frozenset(full_name(self.kafka, topic) for topic in BARRIER_TOPICS)
+
+    async def _flush_regularly(self) -> None:
+        while True:
+            await asyncio.sleep(self.settings.state.flush_ms / 1000)
+            await self._flush()
+
+    async def _flush(self) -> None:
+        """Publish, then write the changed rows, then release the events behind them.
+
+        The snapshot is taken at one instant and rows are written last: a row that says "seen" is only ever durable
+        after everything that seeing it caused.
+        """
+        async with self._flushing:
+            generation = self._generation
+            done, self._done = self._done, []
+            outbox, self.stage.outbox = self.stage.outbox, []
+            changes = [
+                (full_name(self.kafka, topic), list(rows.drain()))
+                for topic, rows in zip(CHANGELOGS, self.stage.tables, strict=True)
+            ]
+            for outbound in outbox:
+                await self._send(outbound)
+            unconfirmed, self._unconfirmed = self._unconfirmed, []
+            await asyncio.gather(*unconfirmed)
+            written = [
+                await self._producer.send(name, value, key, partition=partition)
+                for name, rows in changes
+                for partition, key, value in rows
+            ]
+            await asyncio.gather(*written)
+            if generation == self._generation:
+                for event in done:
+                    event.ack()
+
+    async def _send(self, outbound: Outbound) -> None:
+        self._unconfirmed.append(
+            await self._producer.send(
+                full_name(self.kafka, outbound.topic),
+                outbound.value,
+                outbound.key,
+                partition=outbound.partition,
+                timestamp_ms=outbound.time,
+            )
+        )
+
+    def _bury(self, record: Inbound, error: Exception) -> None:
+        log.warning(
+            "dead letter", topic=record.topic.name, partition=record.partition, offset=record.offset, reason=str(error)
+        )
+        value = dead_letter(
+            "state",
+            error,
+            topic=full_name(self.kafka, record.topic),
+            partition=record.partition,
+            offset=record.offset,
+            timestamp=record.time,
+            key=record.key,
+            value=record.value,
+        )
+        now = int(clock.time() * 1000)
+        self.stage.outbox.append(Outbound(DEADLETTERS, 0, now, record.key or b"", value))
+
+    async def _on_items(self, records: Sequence[ConsumerRecord]) -> None:
+        for record in records:
+            try:
+                item_id = decode_key(record.key)
+                self.stage.put_item(item_id, None if record.value is None else decode(Item, record.value))
+            except (DecodeError, UnknownDomainError):
+                continue  # the inference stage, which reads the same topic, writes the dead letter
+
+    async def _on_revoked(self, *_: Any, **__: Any) -> None:
+        """Give up partitions: what has not been flushed will be read again, by whoever gets them."""
+        self._generation += 1
+        self.ready.clear()
+        self._waiting.clear()
+        self._done.clear()
+
+    async def _on_recovered(self, *_: Any, **__: Any) -> None:
+        self._generation += 1
+        self.barrier.reset()
+        self._waiting.clear()
+        self._done.clear()
+        self.stage.recovered()
+        self.ready.set()
+        log.info("ready", users=len(self.stage.users), items=len(self.stage.items), served=len(self.stage.served))
+
+    def _start_offset(self, partition: TopicPartition) -> int:
+        return self.faust.consumer._committed_offset.get(partition) or 0  # noqa: SLF001 - Faust offers no accessor
+
+
+def _faust_app(settings: Settings, options: Mapping[str, Any]) -> faust.App:
+    kafka = settings.kafka
+    credentials: Any = None
+    if "sasl_mechanism" in options:
+        credentials = faust.SASLCredentials(
+            username=options["sasl_plain_username"],
+            password=options["sasl_plain_password"],
+            mechanism=options["sasl_mechanism"],
+            ssl_context=options.get("ssl_context"),
+        )
+    elif "ssl_context" in options:
+        credentials = faust.SSLCredentials(options["ssl_context"])
+    return faust.App(
+        kafka.prefix + APPLICATION,
+        broker=";".join(f"kafka://{server}" for server in str(kafka.bootstrap).split(",")),
+        broker_credentials=credentials,
+        store="memory://",
+        datadir=settings.data_dir / "state" / settings.instance,
+        web_enabled=False,
+        autodiscover=False,
+        topic_allow_declare=False,
+        topic_disable_leader=True,
+        topic_partitions=kafka.partitions,
+        consumer_group_instance_id=f"{kafka.prefix}{APPLICATION}-{settings.instance}",
+        consumer_auto_offset_reset="earliest",
+        consumer_max_fetch_size=4 * MIB,
+        broker_commit_interval=max(0.2, settings.state.flush_ms / 1000),
+        broker_session_timeout=10.0,
+        broker_heartbeat_interval=2.0,
+        stream_wait_empty=False,
+        stream_recovery_delay=0.0,
+        worker_redirect_stdouts=False,
+    )
+
+
+def _inbound(topic: Topic, event: Any) -> Inbound:
+    message = event.message
+    time = round(message.timestamp * 1000) if message.timestamp is not None else -1
+    return Inbound(topic, message.partition, message.offset, time, message.key, message.value)
+
+
+async def _crashed(app: faust.App) -> None:
+    """Return when the Faust application has stopped by itself; raise what it crashed with."""
+    await app.wait_until_stopped()
+    if app.crash_reason is not None:
+        raise app.crash_reason
