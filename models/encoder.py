@@ -1,0 +1,216 @@
+"""Serve an exported text encoder: texts to token ids, token ids to unit vectors, with ONNX Runtime.
+
+A vector depends on its text alone, byte for byte, never on what else is encoded with it; models/SERVING.md says what
+that costs and how it was measured.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .base_model import Kind, Pooling
+
+MANIFEST = "encoder.json"
+MODEL = "model.onnx"
+TOKENIZER = "tokenizer.json"
+
+Precision = Literal["fp32", "int8", "fp16"]
+TokenIds = NDArray[np.int64]
+
+_FORMAT = 1
+_TOKENS_PER_RUN = 4096  # bounds the memory of one run: about 25 MB of activations at hidden size 384
+_CHARACTERS_PER_TOKEN = 32  # twice the longest piece of any vocabulary seen; more text than this is never looked at
+
+
+class ArtefactError(Exception):
+    """An exported encoder is missing, incomplete or damaged; the text names the file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What encoder.json says about the other files of an artefact."""
+
+    base: str
+    precision: Precision
+    pooling: Pooling
+    prefixes: dict[Kind, str]
+    max_tokens: int
+    padding_id: int
+    dim: int
+    sha256: dict[str, str]  # by file name
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    fields = {"format": _FORMAT} | {name: getattr(manifest, name) for name in Manifest.__slots__}
+    (folder / MANIFEST).write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def file_sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+class Encoder:
+    """A loaded artefact. Tokenising and encoding may run in different threads at the same time.
+
+    Attributes:
+        version: content hash of the artefact, 16 hexadecimal digits; equal versions give equal vectors on one machine.
+        provider: the ONNX Runtime execution provider in use, such as "CPUExecutionProvider".
+
+    """
+
+    def __init__(self, manifest: Manifest, version: str, tokenizer: Any, session: Any, threads: int) -> None:
+        self.manifest = manifest
+        self.version = version
+        self.provider: str = session.get_providers()[0]
+        self._tokenizer = tokenizer
+        self._session = session
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="encode")
+
+    @classmethod
+    def load(cls, folder: Path, *, threads: int = 2, providers: Sequence[str] | None = None) -> "Encoder":
+        """Load an artefact after checking the sha256 of its files.
+
+        `threads` runs go on at the same time, each on one core. `providers` are ONNX Runtime's names; by default CUDA
+        where it works, except for int8, which is made for CPUs.
+
+        Raises:
+            ArtefactError: a file is missing, damaged, or not what this version of Tablecast reads.
+
+        """
+        manifest, version = _read_manifest(folder)
+        for name, expected in manifest.sha256.items():
+            path = folder / name
+            if not path.is_file():
+                raise ArtefactError(f"{path} is missing: export the encoder again")
+            if (actual := file_sha256(path)) != expected:
+                raise ArtefactError(f"{path} is damaged (sha256 {actual}, expected {expected}): export it again")
+        tokenizer = _load_tokenizer(folder / TOKENIZER, manifest.max_tokens)
+        session = _load_session(folder / MODEL, list(providers or _default_providers(manifest.precision)))
+        return cls(manifest, version, tokenizer, session, threads)
+
+    @property
+    def dim(self) -> int:
+        """Length of the vectors."""
+        return self.manifest.dim
+
+    def tokenize(self, texts: Sequence[str], kind: Kind) -> list[TokenIds]:
+        """Return the token ids of each text after the prefix of its kind: at least one, at most `max_tokens`."""
+        prefix = self.manifest.prefixes[kind]
+        limit = self.manifest.max_tokens * _CHARACTERS_PER_TOKEN
+        # A lone surrogate, which no UTF-8 text holds but a Python string may, becomes a question mark.
+        inputs = [(prefix + text[:limit]).encode("utf-8", "replace").decode("utf-8") for text in texts]
+        return [np.asarray(encoding.ids, np.int64) for encoding in self._tokenizer.encode_batch_fast(inputs)]
+
+    def encode(self, tokens: Sequence[TokenIds]) -> NDArray[np.float32]:
+        """Return unit vectors, one row for each text's token ids: float32 [len(tokens), dim]."""
+        vectors = np.empty((len(tokens), self.dim), np.float32)
+
+        def run(rows: list[int]) -> None:
+            for row, vector in zip(rows, self._run([tokens[row] for row in rows]), strict=True):
+                vectors[row] = vector
+
+        # list() waits for every run and raises the first error of any.
+        list(self._pool.map(run, _plan_runs([len(ids) for ids in tokens], self.manifest.precision)))
+        return vectors
+
+    def close(self) -> None:
+        """Stop the threads."""
+        self._pool.shutdown()
+
+    def _run(self, tokens: list[TokenIds]) -> list[NDArray[np.float32]]:
+        length = max(len(ids) for ids in tokens)
+        input_ids = np.full((len(tokens), length), self.manifest.padding_id, np.int64)
+        attention_mask = np.zeros_like(input_ids)
+        for row, ids in enumerate(tokens):
+            input_ids[row, : len(ids)] = ids
+            attention_mask[row, : len(ids)] = 1
+        (hidden,) = self._session.run(None, {"input_ids": input_ids, "attention_mask": attention_mask})
+        return [_pool(hidden[row, : len(ids)], self.manifest.pooling) for row, ids in enumerate(tokens)]
+
+
+def _plan_runs(lengths: Sequence[int], precision: Precision) -> list[list[int]]:
+    """Split rows into runs of the model, longest first so that the threads finish together.
+
+    An int8 run holds one row: its activations are scaled by the largest value in the run, so that a row would depend
+    on its neighbours. Other runs hold rows of similar length within a budget of padded tokens.
+    """
+    order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
+    if precision == "int8":
+        return [[row] for row in order]
+    runs: list[list[int]] = []
+    for row in order:
+        if not runs or (len(runs[-1]) + 1) * lengths[runs[-1][0]] > _TOKENS_PER_RUN:
+            runs.append([])
+        runs[-1].append(row)
+    return runs
+
+
+def _pool(hidden: NDArray[Any], pooling: Pooling) -> NDArray[np.float32]:
+    """One unit vector from the hidden states [tokens, dim] of one text.
+
+    Outside the graph because ONNX Runtime adds up a batch of one in another order than a batch of several.
+    """
+    states = hidden.astype(np.float32, copy=False)
+    vector = states.mean(axis=0) if pooling == "mean" else states[-1]
+    norm = np.sqrt(np.sum(vector * vector))
+    return np.asarray(vector / max(norm, np.float32(1e-12)), np.float32)
+
+
+def _read_manifest(folder: Path) -> tuple[Manifest, str]:
+    path = folder / MANIFEST
+    try:
+        data = path.read_bytes()
+        fields = json.loads(data)
+        found = fields.pop("format")
+        manifest = Manifest(**fields)
+    except FileNotFoundError as error:
+        raise ArtefactError(f"{path} is missing: {folder} is not an exported encoder") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ArtefactError(f"{path} is damaged ({error}): export the encoder again") from error
+    if found != _FORMAT:
+        raise ArtefactError(f"{path} has format {found}, expected {_FORMAT}: export the encoder again")
+    return manifest, hashlib.sha256(data).hexdigest()[:16]
+
+
+def _load_tokenizer(path: Path, max_tokens: int) -> Any:
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(path))
+    tokenizer.enable_truncation(max_tokens)
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def _load_session(path: Path, providers: list[str]) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    return onnxruntime.InferenceSession(str(path), options, providers=providers)
+
+
+def _default_providers(precision: Precision) -> list[str]:
+    return (
+        ["CUDAExecutionProvider", "CPUExecutionProvider"]
+        if precision != "int8" and has_cuda()
+        else (["CPUExecutionProvider"])
+    )
+
+
+def has_cuda() -> bool:
+    """Whether this machine has an NVIDIA driver and ONNX Runtime can use it."""
+    import onnxruntime
+
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers() or not Path("/dev/nvidiactl").exists():
+        return False
+    onnxruntime.preload_dlls()  # CUDA and cuDNN come with torch's own packages
+    return True

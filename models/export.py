@@ -1,0 +1,211 @@
+"""Turn a base model into the artefact that `models.encoder` serves: ONNX, tokenizer and manifest in one folder."""
+
+import logging
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import structlog
+from numpy.typing import NDArray
+
+from .base_model import PACKAGED, BaseModel, cache_folder, load_base, written_at_once
+from .encoder import (
+    MODEL,
+    TOKENIZER,
+    ArtefactError,
+    Encoder,
+    Manifest,
+    Precision,
+    file_sha256,
+    has_cuda,
+    write_manifest,
+)
+
+EXPORT_VERSION = 1  # part of the cache key: raise it when the same base exports to something else
+SERVED_TOKENS = 256  # longer texts are cut: the cost of a text grows faster than its length
+LEAST_COSINE: dict[Precision, float] = {"fp32": 0.99999, "fp16": 0.999, "int8": 0.99}
+
+PARITY_TEXTS = (
+    "",
+    "ramen",
+    "a quiet place for Sichuan food, about 80 a head",
+    "somewhere to take the kids on a rainy Sunday, not too far from the station",
+    "安静一点的川菜，人均80",
+    "下雨天想喝热汤，离地铁站近一点",
+    "Late night barbecue 🍢 with friends / 深夜烧烤，营业到凌晨四点",
+    (
+        "A bistro on the river with a short menu that changes every week. The terrace is heated, dogs are welcome, and "
+        "the kitchen is happy to cook without gluten or nuts if it is told a day before."
+    ),
+    "这家店的招牌是北京烤鸭，皮脆肉嫩，配上薄饼、葱丝和甜面酱，适合家庭聚餐，周末经常排队，需要提前一天预订。",
+)
+
+_OPSET = 17
+_log = structlog.get_logger(__name__)
+
+
+class ExportError(Exception):
+    """A model can't be exported, or what came out does not do what the original does."""
+
+
+def load_default_encoder(cache: Path | None = None) -> Encoder:
+    """Load the packaged base model, exported for this machine, ready to serve.
+
+    The first call unpacks and exports, which takes a minute or two; later ones find the artefact in the cache. A
+    damaged one is made again.
+    """
+    precision: Precision = "fp16" if has_cuda() else "int8"
+    folder = (cache or cache_folder()) / "encoders" / f"multilingual-e5-small-{precision}-{EXPORT_VERSION}"
+    if folder.is_dir():
+        try:
+            return Encoder.load(folder)
+        except ArtefactError as error:
+            _log.warning("exporting the encoder again", reason=str(error))
+            folder.rename(folder.with_name(f".damaged-{time.time_ns()}-{folder.name}"))
+    return Encoder.load(export_encoder(load_base(PACKAGED, cache), folder, precision))
+
+
+def export_encoder(base: BaseModel, folder: Path, precision: Precision = "int8") -> Path:
+    """Write `base` as an artefact into `folder`, which must not exist, and return `folder`.
+
+    Raises:
+        ExportError: `folder` exists, the model can't be traced, or the artefact's vectors differ too much from the
+            torch model's. Nothing is left behind.
+
+    """
+    if folder.exists():
+        raise ExportError(f"{folder} exists already: give another folder or remove it")
+    started = time.monotonic()
+    with written_at_once(folder) as draft:
+        _log.info("tracing the model", base=base.name, precision=precision)
+        _write_onnx(base, draft / MODEL, precision)
+        base.tokenizer.backend_tokenizer.save(str(draft / TOKENIZER))
+        write_manifest(
+            draft,
+            Manifest(
+                base=base.name,
+                precision=precision,
+                pooling=base.pooling,
+                prefixes=dict(base.prefixes),
+                max_tokens=min(SERVED_TOKENS, base.max_tokens),
+                padding_id=base.model.config.pad_token_id or 0,
+                dim=base.model.config.hidden_size,
+                sha256={name: file_sha256(draft / name) for name in (MODEL, TOKENIZER)},
+            ),
+        )
+        cosine = _parity(base, draft)
+        if not cosine >= LEAST_COSINE[precision]:
+            raise ExportError(
+                f"{base.name!r} as {precision} is not the same model: cosine {cosine:.4f} to the original on the worst "
+                f"of {len(PARITY_TEXTS)} texts, needed {LEAST_COSINE[precision]}. Try the precision fp32.",
+            )
+    _log.info("exported", folder=str(folder), cosine=round(cosine, 4), seconds=round(time.monotonic() - started, 1))
+    return folder
+
+
+def reference_vectors(base: BaseModel, encoder: Encoder, texts: list[str]) -> NDArray[np.float32]:
+    """Return unit vectors of `texts` as queries by the torch model, one text at a time: float32 [len(texts), dim]."""
+    import torch
+
+    vectors = []
+    with torch.inference_mode():
+        for ids in encoder.tokenize(texts, "query"):
+            hidden = base.model(input_ids=torch.from_numpy(ids)[None], **_forward_options(base)).last_hidden_state[0]
+            vector = hidden.mean(dim=0) if base.pooling == "mean" else hidden[-1]
+            vectors.append(torch.nn.functional.normalize(vector, dim=0).numpy())
+    return np.stack(vectors)
+
+
+def _parity(base: BaseModel, folder: Path) -> float:
+    """Cosine between the artefact's and the torch model's vector, on the worst text."""
+    encoder = Encoder.load(folder)
+    texts = list(PARITY_TEXTS)
+    served = encoder.encode(encoder.tokenize(texts, "query"))
+    encoder.close()
+    return float((served * reference_vectors(base, encoder, texts)).sum(axis=1).min())
+
+
+def _forward_options(base: BaseModel) -> dict[str, Any]:
+    return {"use_cache": False} if base.pooling == "last" else {}
+
+
+def _write_onnx(base: BaseModel, path: Path, precision: Precision) -> None:
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+    from onnxruntime.transformers.fusion_options import FusionOptions
+    from onnxruntime.transformers.optimizer import optimize_model
+
+    traced, fused = path.with_name("traced.onnx"), path.with_name("fused.onnx")
+    _trace(base, traced)
+    family = "bert" if base.pooling == "mean" else "gpt2"
+    config = base.model.config
+    _log.info("fusing the graph")
+    graph = optimize_model(
+        str(traced),
+        model_type=family,
+        num_heads=config.num_attention_heads,
+        hidden_size=config.hidden_size,
+        opt_level=0,
+        optimization_options=FusionOptions(family),
+    )
+    traced.unlink()
+    if precision == "fp16":
+        graph.convert_float_to_float16(keep_io_types=True)
+    graph.save_model_to_file(str(fused))
+    if precision == "int8":
+        _log.info("quantising the weights")
+        # Per channel, because one scale for a whole matrix costs a percent of cosine. Seven bits (reduce_range) because
+        # CPUs without VNNI add pairs of products in 16 bits, which eight-bit weights overflow.
+        quantize_dynamic(
+            fused,
+            path,
+            weight_type=QuantType.QInt8,
+            per_channel=True,
+            reduce_range=True,
+            extra_options={"DefaultTensorType": 1},  # fused graphs lack the types of their inner tensors: float
+        )
+        fused.unlink()
+    else:
+        fused.rename(path)
+
+
+def _trace(base: BaseModel, path: Path) -> None:
+    """Write the torch model as plain ONNX: input_ids and attention_mask [batch, length] to hidden [batch, length, dim].
+
+    Eager attention and the TorchScript exporter, because the fusions recognise their patterns alone.
+    """
+    import torch
+
+    class Hidden(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = base.model
+
+        def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+            output = self.model(input_ids=input_ids, attention_mask=attention_mask, **_forward_options(base))
+            hidden: torch.Tensor = output.last_hidden_state
+            return hidden
+
+    example = torch.arange(16).reshape(2, 8) % base.model.config.vocab_size
+    axes = {0: "batch", 1: "length"}
+    attention = base.model.config._attn_implementation  # noqa: SLF001
+    base.model.set_attn_implementation("eager")
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    try:
+        with torch.inference_mode(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that the exporter is the old one, and that shapes are traced
+            torch.onnx.export(
+                Hidden().eval(),
+                (example, torch.ones_like(example)),
+                str(path),
+                input_names=["input_ids", "attention_mask"],
+                output_names=["hidden"],
+                dynamic_axes={"input_ids": axes, "attention_mask": axes, "hidden": axes},
+                opset_version=_OPSET,
+                dynamo=False,
+            )
+    except Exception as error:
+        raise ExportError(f"{base.name!r} can't be traced to ONNX: {error}") from error
+    finally:
+        base.model.set_attn_implementation(attention)
