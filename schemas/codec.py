@@ -2,16 +2,16 @@
 
 from collections.abc import Callable
 from functools import cache
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-import msgpack
 import msgspec
 
 from schemas.records import Record
 
 R = TypeVar("R", bound=Record)
+Fields = dict[str, Any]
 
-UPGRADES: dict[tuple[type[Record], int], Callable[[dict[str, Any]], dict[str, Any]]] = {}
+UPGRADES: dict[tuple[type[Record], int], Callable[[Fields], Fields]] = {}
 """For each (record type, old version) the function from the old version's map to the next version's."""
 
 MAX_BYTES = 4 * 1024 * 1024
@@ -21,18 +21,28 @@ class DecodeError(ValueError):
     """The bytes are not a record of the expected type; the message says which field is wrong and how."""
 
 
+class _Versioned(msgspec.Struct):
+    """Any record's version; all else is skipped over without being built."""
+
+    v: Annotated[int, msgspec.Meta(ge=1)] = 1
+
+
+_versioned = msgspec.msgpack.Decoder(_Versioned)
+_map = msgspec.msgpack.Decoder(Fields)
+_encoder = msgspec.msgpack.Encoder()
+
+
 @cache
 def _decoder(kind: type[R]) -> msgspec.msgpack.Decoder[R]:
     return msgspec.msgpack.Decoder(kind)
 
 
-_encoder = msgspec.msgpack.Encoder()
-
-
+@cache
 def version_of(kind: type[Record]) -> int:
     """Return the schema version this code writes for a record type."""
-    tag = msgspec.inspect.type_info(kind).tag  # type: ignore[attr-defined]
-    return int(tag)
+    tag = kind.__struct_config__.tag
+    assert isinstance(tag, int)
+    return tag
 
 
 def encode(record: Record) -> bytes:
@@ -52,36 +62,59 @@ def decode(kind: type[R], raw: bytes | None) -> R:
         raise DecodeError("the value is empty (a tombstone), but this topic carries records")
     if len(raw) > MAX_BYTES:
         raise DecodeError(f"{len(raw)} bytes; a record has at most {MAX_BYTES}")
-    try:
-        return _decoder(kind).decode(raw)
-    except msgspec.ValidationError as error:
-        return _decode_other_version(kind, raw, error)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise DecodeError(f"not msgpack: {error}") from error
-
-
-def _decode_other_version(kind: type[R], raw: bytes, error: msgspec.ValidationError) -> R:
     current = version_of(kind)
     try:
-        fields: Any = msgpack.unpackb(raw, strict_map_key=False)
-    except Exception as unreadable:  # whatever msgpack raises on bytes that msgspec has already refused
-        raise DecodeError(f"not msgpack: {unreadable}") from unreadable
-    version = fields.get("v", 1) if isinstance(fields, dict) else current
-    if not isinstance(version, int) or isinstance(version, bool) or version == current:
-        raise DecodeError(f"not a valid {kind.__name__}: {error}") from error
-    if version > current:
-        raise DecodeError(
-            f"{kind.__name__} has schema version {version}; this reader knows up to {current}: upgrade it"
-        ) from error
-    while version < current:
-        upgrade = UPGRADES.get((kind, version))
-        if upgrade is None:
-            raise DecodeError(f"{kind.__name__} has schema version {version}, which is no longer readable") from error
-        fields = {**upgrade(fields), "v": (version := version + 1)}
+        # A record without `v` is of version 1. msgspec would take it for the current version, so it is looked at first.
+        if current > 1 and _versioned.decode(raw).v < current:
+            raw = _encoder.encode(upgrade(kind, _map.decode(raw)))
+        record: R = _decoder(kind).decode(raw)
+    except msgspec.ValidationError as error:
+        raise DecodeError(_explanation(kind, raw, error)) from error
+    except RecursionError as error:
+        raise DecodeError("not a record: lists or maps are nested too deeply") from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise DecodeError(f"not msgpack: {error}") from error
+    return record
+
+
+def upgrade(kind: type[Record], fields: Fields) -> Fields:
+    """Return the map of an older version of a record as a map of the current version.
+
+    The upgrade of a record that contains another record calls this for the inner one.
+
+    Raises:
+        DecodeError: there is no way from that version, or the map is not what that version looked like.
+
+    """
+    version = fields.get("v", 1)
+    while version < version_of(kind):
+        step = UPGRADES.get((kind, version))
+        if step is None:
+            raise DecodeError(f"{kind.__name__} has schema version {version}, which is no longer readable")
+        try:
+            fields = step(fields)
+        except Exception as error:  # an upgrade trusts the old shape; these bytes may not have it
+            raise DecodeError(f"not a valid {kind.__name__} of version {version}: {error!r}") from error
+        version += 1
+        fields = {**fields, "v": version}
+    return fields
+
+
+def _explanation(kind: type[Record], raw: bytes, error: msgspec.ValidationError) -> str:
+    """Return what is wrong with bytes that msgspec has refused, for the person who wrote their producer."""
+    if raw.lstrip()[:1] in (b"{", b"["):  # as msgpack these are the bare numbers 123 and 91
+        return "not msgpack: this looks like JSON; encode the same map with msgpack"
     try:
-        return msgspec.convert(fields, kind)
-    except msgspec.ValidationError as invalid:
-        raise DecodeError(f"not a valid {kind.__name__}: {invalid}") from invalid
+        version = _versioned.decode(raw).v
+    except msgspec.ValidationError as not_a_record:
+        if "$" not in str(not_a_record):
+            return f"not a msgpack map of the record's fields, but one value of type {str(not_a_record).split()[-1]}"
+        return f"not a valid {kind.__name__}: {not_a_record}"
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return f"not a valid {kind.__name__}: {error}"
+    if version > version_of(kind):
+        return f"{kind.__name__} has schema version {version}; this reader knows up to {version_of(kind)}: upgrade it"
+    return f"not a valid {kind.__name__}: {error}"
 
 
 def decode_key(raw: bytes | None) -> str:

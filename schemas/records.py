@@ -20,8 +20,9 @@ LongText = Annotated[str, Meta(max_length=40_000)]
 Milliseconds = Annotated[int, Meta(ge=0, le=253_402_300_799_999)]  # up to the year 9999
 Price = Annotated[float, Meta(ge=0, le=1e9)]
 Fraction = Annotated[float, Meta(ge=0, le=1)]
-Scalar = str | float | bool
-Attributes = Annotated[dict[Label, Scalar | list[Label]], Meta(max_length=100)]
+Number = Annotated[float, Meta(ge=-1e300, le=1e300)]  # finite
+Labels = Annotated[list[Label], Meta(max_length=100)]
+Attributes = Annotated[dict[Label, Text | Number | bool | Labels], Meta(max_length=100)]
 Interval = tuple[Annotated[int, Meta(ge=0, le=1440)], Annotated[int, Meta(ge=0, le=2880)]]
 Week = Annotated[list[Annotated[list[Interval], Meta(max_length=8)]], Meta(min_length=7, max_length=7)]
 
@@ -44,7 +45,7 @@ class Item(Record, frozen=True):
 
     domain: Id
     name: Annotated[str, Meta(max_length=300)]
-    categories: Annotated[list[Label], Meta(max_length=100)] = msgspec.field(default_factory=list)
+    categories: Labels = msgspec.field(default_factory=list)
     text: LongText = ""
     location: Location | None = None
     price: Price | None = None  # in the currency of its market; per head, per night, per piece as the domain says
@@ -73,10 +74,10 @@ class Constraints(Part, frozen=True):
     price_max: Price | None = None
     max_distance: Annotated[float, Meta(gt=0, le=2e7)] | None = None  # metres from the context's location
     open_at: Milliseconds | Literal["now"] | None = None
-    categories: Annotated[list[Label], Meta(max_length=100)] = msgspec.field(default_factory=list)  # any of
+    categories: Labels = msgspec.field(default_factory=list)  # any of
     attributes: Attributes = msgspec.field(default_factory=dict)  # all of
     exclude_items: Annotated[list[Id], Meta(max_length=1_000)] = msgspec.field(default_factory=list)
-    exclude_categories: Annotated[list[Label], Meta(max_length=100)] = msgspec.field(default_factory=list)
+    exclude_categories: Labels = msgspec.field(default_factory=list)
 
 
 class Request(Record, frozen=True):
@@ -225,7 +226,7 @@ class ModelAnnouncement(Record, frozen=True):
 
     version: Id
     location: str
-    sha256: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+    sha256: Annotated[str, Meta(pattern="^[0-9a-f]{64}$", max_length=64)]
     role: Literal["champion", "canary", "shadow", "retired"]
     share: Fraction = 1.0  # of users, for a canary
     metrics: dict[Label, float] = msgspec.field(default_factory=dict)

@@ -55,7 +55,7 @@ class Topic:
             "cleanup.policy": self.cleanup,
             "retention.ms": "-1" if keep_history or self.cleanup == "compact" else str(self.retention_ms),
             "max.message.bytes": str(self.max_bytes),
-            # One clock that runs ahead must not fail its producer's whole batch: the state stage dead-letters the record.
+            # One clock that runs ahead must not fail its producer's whole batch: the state stage sets it aside.
             "message.timestamp.after.max.ms": str(FOREVER_MS),
         }
 

@@ -104,8 +104,7 @@ def load_settings() -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
-        raise SettingsError(
-            f"setting {name!r}: {first['msg']} (set in {SETTINGS_FILE} or as TABLECAST_{name.upper().replace('.', '__')})"
-        ) from error
+        variable = f"TABLECAST_{name.upper().replace('.', '__')}"
+        raise SettingsError(f"setting {name!r}: {first['msg']} (set in {SETTINGS_FILE} or as {variable})") from error
     except ValueError as error:  # TOML that does not parse, JSON in a variable that does not
         raise SettingsError(f"{SETTINGS_FILE}: {error}") from error

@@ -1,0 +1,107 @@
+"""``tablecast topics``: create the topics, see what differs."""
+
+import asyncio
+import json
+from typing import Annotated, NoReturn
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from schemas.topics import TOPICS
+from streams.kafka import full_name
+from streams.settings import Settings, SettingsError, load_settings
+from streams.topic_admin import ExistingTopic, Plan, TopicsError, apply_topics, existing_topics
+
+app = typer.Typer(help="Create the topics and compare them with the contract.", no_args_is_help=True)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+
+
+@app.command("apply")
+def apply_command(
+    *,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done; change nothing.")] = False,
+    allow_changes: Annotated[
+        bool, typer.Option("--allow-changes", help="Also change topics that exist and differ from the contract.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Create missing topics; refuse to shrink or silently change one.
+
+    Example: tablecast topics apply --dry-run
+    """
+    settings = _settings()
+    try:
+        todo = asyncio.run(apply_topics(settings.kafka, dry_run=dry_run, allow_changes=allow_changes))
+    except TopicsError as error:
+        _fail(str(error))
+    if as_json:
+        typer.echo(json.dumps(_plan_as_json(todo), ensure_ascii=False))
+    elif todo.changes:
+        table = Table("topic", "would be done" if dry_run else "done")
+        for change in todo.changes:
+            table.add_row(change.name, str(change))
+        Console().print(table)
+    else:
+        typer.echo("every topic is as the contract says")
+    if todo.refusals:
+        _fail("; ".join(todo.refusals))
+
+
+@app.command("list")
+def list_command(*, as_json: AsJson = False) -> None:
+    """Show every topic of the contract and what the cluster has of it.
+
+    Example: tablecast topics list --json
+    """
+    kafka = _settings().kafka
+    names = {topic: full_name(kafka, topic) for topic in TOPICS}
+    try:
+        existing = asyncio.run(existing_topics(kafka, names.values()))
+    except TopicsError as error:
+        _fail(str(error))
+    if as_json:
+        rows = [
+            {
+                "topic": name,
+                "record": topic.record.__name__,
+                "key": topic.key,
+                "cleanup": topic.cleanup,
+                "partitions": topic.partitions(kafka.partitions),
+                "existing_partitions": existing[name].partitions if name in existing else None,
+            }
+            for topic, name in names.items()
+        ]
+        typer.echo(json.dumps(rows))
+        return
+    table = Table("topic", "carries", "record", "key", "cleanup", "on the cluster")
+    for topic, name in names.items():
+        on_cluster = _described(existing.get(name))
+        table.add_row(name, topic.purpose, topic.record.__name__, topic.key, topic.cleanup, on_cluster)
+    Console().print(table)
+
+
+def _described(topic: ExistingTopic | None) -> str:
+    if topic is None:
+        return "missing"
+    return f"{topic.partitions} partition{'s' if topic.partitions != 1 else ''}"
+
+
+def _plan_as_json(todo: Plan) -> dict[str, list[dict[str, str]] | list[str]]:
+    return {
+        "changes": [{"topic": change.name, "change": str(change)} for change in todo.changes],
+        "refusals": list(todo.refusals),
+    }
+
+
+def _settings() -> Settings:
+    try:
+        return load_settings()
+    except SettingsError as error:
+        _fail(str(error))
+
+
+def _fail(sentence: str) -> NoReturn:
+    typer.echo(f"error: {sentence}", err=True)
+    raise typer.Exit(2)
