@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 from typing import Annotated, NoReturn
 
 import typer
@@ -96,6 +97,7 @@ def _plan_as_json(todo: Plan) -> dict[str, list[dict[str, str]] | list[str]]:
 
 
 def _settings() -> Settings:
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # what goes wrong is said once, in our own sentence
     try:
         return load_settings()
     except SettingsError as error:

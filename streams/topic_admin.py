@@ -124,21 +124,21 @@ def wanted_topics(kafka: KafkaSettings, extra: Sequence[Topic] = ()) -> list[Wan
 def plan(current: Mapping[str, ExistingTopic], wanted: Iterable[WantedTopic], *, allow_changes: bool = False) -> Plan:
     """Return the changes that turn the current topics into the wanted ones, and the refusals."""
     changes: list[Change] = []
-    refusals: list[str] = []
+    refused: dict[str, list[str]] = {}  # reason -> topics
     for topic in wanted:
         existing = current.get(topic.name)
         if existing is None:
             changes.append(CreateTopic(topic))
             continue
-        forbidden = _forbidden(existing, topic)
+        reasons = _forbidden(existing, topic)
         differing = _differences(existing, topic)
-        refusals += [f"topic {topic.name}: {reason}" for reason in forbidden]
-        if differing and not forbidden and not allow_changes:
+        if differing and not reasons and not allow_changes:
             listed = "; ".join(str(change) for change in differing)
-            refusals.append(
-                f"topic {topic.name} differs from the contract ({listed}): allow changes to existing topics"
-            )
+            reasons = [f"not as the contract says ({listed}): existing topics are changed only with --allow-changes"]
+        for reason in reasons:
+            refused.setdefault(reason, []).append(topic.name)
         changes += differing
+    refusals = [f"topic{'s' * (len(names) > 1)} {', '.join(names)}: {reason}" for reason, names in refused.items()]
     return Plan(tuple(changes), tuple(refusals))
 
 
@@ -146,24 +146,24 @@ def _forbidden(existing: ExistingTopic, wanted: WantedTopic) -> list[str]:
     reasons = []
     if existing.partitions > wanted.partitions:
         reasons.append(
-            f"has {_counted(existing.partitions, 'partition')}, wanted {wanted.partitions}: Kafka can't remove "
+            f"{_counted(existing.partitions, 'partition')}, wanted {wanted.partitions}: Kafka can't remove "
             "partitions; set kafka.partitions to what the topics have, or take another kafka.prefix"
         )
     if existing.partitions < wanted.partitions and existing.written:
         reasons.append(
-            f"has {_counted(existing.partitions, 'partition')} and records in them, wanted {wanted.partitions}: "
+            f"{_counted(existing.partitions, 'partition')} with records in them, wanted {wanted.partitions}: "
             "with more, the records of a key would lie in two; set kafka.partitions to what the topics have, or take "
             "another kafka.prefix and replay into it"
         )
     if existing.replication < wanted.replication:
         reasons.append(
-            f"has replication factor {existing.replication}, wanted {wanted.replication}: move its replicas with "
+            f"replication factor {existing.replication}, wanted {wanted.replication}: move the replicas with "
             "kafka-reassign-partitions, or set kafka.replication to what the topics have"
         )
     policy, wanted_policy = existing.config.get("cleanup.policy"), wanted.config["cleanup.policy"]
     if policy is not None and policy != wanted_policy and existing.written:
         reasons.append(
-            f"has cleanup.policy {policy} and records in it, wanted {wanted_policy}: the change could delete records; "
+            f"cleanup.policy {policy} and records in the topic, wanted {wanted_policy}: changing it could delete some; "
             "take another kafka.prefix, or change it by hand if that is what you want"
         )
     return reasons

@@ -14,6 +14,7 @@ AS_WANTED = {
     topic.name: ExistingTopic(topic.partitions, topic.replication, topic.config, topic.config) for topic in WANTED
 }
 CONTEXT = "p." + USERS_CONTEXT.name
+ONLY_WITH = "existing topics are changed only with --allow-changes"
 
 
 def _with(**changes):
@@ -52,20 +53,20 @@ def test_extra_topics_are_planned_like_the_contract_s_own():
 @pytest.mark.parametrize("written", [False, True])
 def test_partitions_are_never_removed(allow_changes, written):
     todo = plan(_with(partitions=8, written=written), WANTED, allow_changes=allow_changes)
-    assert todo.refusals[0].startswith(f"topic {CONTEXT}: has 8 partitions, wanted 4: Kafka can't remove partitions")
+    assert todo.refusals[0].startswith(f"topic {CONTEXT}: 8 partitions, wanted 4: Kafka can't remove partitions")
 
 
 @pytest.mark.parametrize("allow_changes", [False, True])
 def test_a_topic_with_records_never_gets_more_partitions(allow_changes):
     todo = plan(_with(partitions=2), WANTED, allow_changes=allow_changes)
     (refusal,) = todo.refusals
-    assert refusal.startswith(f"topic {CONTEXT}: has 2 partitions and records in them, wanted 4")
+    assert refusal.startswith(f"topic {CONTEXT}: 2 partitions with records in them, wanted 4")
 
 
 def test_a_topic_never_written_to_gets_more_partitions_when_changes_are_allowed():
     current = _with(partitions=2, written=False)
     assert plan(current, WANTED).refusals == (
-        f"topic {CONTEXT} differs from the contract (partitions 2 -> 4): allow changes to existing topics",
+        f"topic {CONTEXT}: not as the contract says (partitions 2 -> 4): {ONLY_WITH}",
     )
     assert plan(current, WANTED, allow_changes=True) == Plan((AddPartitions(CONTEXT, 2, 4),))
 
@@ -74,14 +75,14 @@ def test_a_topic_never_written_to_gets_more_partitions_when_changes_are_allowed(
 def test_the_cleanup_policy_of_a_topic_with_records_is_never_changed(allow_changes):
     todo = plan(_with(**_with_config(cleanup_policy="compact")), WANTED, allow_changes=allow_changes)
     (refusal,) = todo.refusals
-    assert refusal.startswith(f"topic {CONTEXT}: has cleanup.policy compact and records in it, wanted delete")
+    assert refusal.startswith(f"topic {CONTEXT}: cleanup.policy compact and records in the topic, wanted delete")
 
 
 def test_a_setting_is_changed_only_when_allowed_and_the_topic_s_other_settings_stay():
     current = _with(**_with_config(retention_ms="1000"))
     wanted = str(USERS_CONTEXT.retention_ms)
     assert plan(current, WANTED).refusals == (
-        f"topic {CONTEXT} differs from the contract (retention.ms 1000 -> {wanted}): allow changes to existing topics",
+        f"topic {CONTEXT}: not as the contract says (retention.ms 1000 -> {wanted}): {ONLY_WITH}",
     )
     (change,) = plan(current, WANTED, allow_changes=True).changes
     assert isinstance(change, SetConfig)
@@ -97,9 +98,8 @@ def test_a_setting_that_the_broker_does_not_know_is_left_alone():
 def test_more_replicas_than_wanted_are_fine_and_fewer_are_refused():
     assert plan(_with(replication=3), WANTED) == Plan()
     wanted = wanted_topics(KafkaSettings(partitions=4, prefix="p.", replication=3))
-    refusals = plan(AS_WANTED, wanted, allow_changes=True).refusals
-    assert len(refusals) == len(TOPICS)
-    assert "replication factor 1, wanted 3" in refusals[0]
+    (refusal,) = plan(AS_WANTED, wanted, allow_changes=True).refusals
+    assert refusal.startswith(f"topics {', '.join(AS_WANTED)}: replication factor 1, wanted 3")
 
 
 def test_every_reason_of_every_topic_is_listed_at_once():

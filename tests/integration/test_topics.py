@@ -3,6 +3,8 @@
 import asyncio
 import json
 import socket
+import subprocess
+import sys
 
 import pytest
 from aiokafka import AIOKafkaProducer
@@ -93,7 +95,9 @@ async def test_history_is_kept_where_the_settings_say_so(kafka):
 @pytest.mark.kafka
 async def test_a_topic_with_fewer_partitions_grows_while_nobody_has_written_to_it(kafka):
     await _create(kafka, 2, USERS_CONTEXT.config())
-    with pytest.raises(TopicsError, match=r"partitions 2 -> 3\): allow changes"):
+    with pytest.raises(
+        TopicsError, match=r"partitions 2 -> 3\): existing topics are changed only with --allow-changes"
+    ):
         await apply_topics(kafka)
     await apply_topics(kafka, allow_changes=True)
     assert (await existing_topics(kafka, _names(kafka)))[kafka.prefix + CONTEXT].partitions == 3
@@ -102,14 +106,14 @@ async def test_a_topic_with_fewer_partitions_grows_while_nobody_has_written_to_i
 async def test_a_topic_with_records_does_not_grow_and_then_nothing_at_all_is_done(kafka):
     await _create(kafka, 2)
     await _write(kafka)
-    with pytest.raises(TopicsError, match="has 2 partitions and records in them, wanted 3"):
+    with pytest.raises(TopicsError, match="2 partitions with records in them, wanted 3"):
         await apply_topics(kafka, allow_changes=True)
     assert list(await existing_topics(kafka, _names(kafka))) == [kafka.prefix + CONTEXT]
 
 
 async def test_partitions_are_not_removed(kafka):
     await apply_topics(kafka)
-    with pytest.raises(TopicsError, match="has 3 partitions, wanted 2"):
+    with pytest.raises(TopicsError, match="3 partitions, wanted 2"):
         await apply_topics(kafka.model_copy(update={"partitions": 2}), allow_changes=True)
 
 
@@ -121,7 +125,7 @@ async def test_the_cleanup_policy_changes_only_before_the_first_record(kafka):
     assert (await existing_topics(kafka, [name]))[name].config["cleanup.policy"] == "delete"
     await _write(kafka)
     await _set_config(name, kafka, {**USERS_CONTEXT.config(), "cleanup.policy": "compact"})
-    with pytest.raises(TopicsError, match=r"has cleanup\.policy compact and records in it, wanted delete"):
+    with pytest.raises(TopicsError, match=r"cleanup\.policy compact and records in the topic, wanted delete"):
         await apply_topics(kafka, allow_changes=True)
 
 
@@ -138,7 +142,9 @@ async def _set_config(name, kafka, config):
 async def test_a_setting_changes_only_when_allowed_and_others_set_by_hand_stay(kafka):
     await _create(kafka, 3, {**USERS_CONTEXT.config(), "retention.ms": "1000", "segment.bytes": "1048576"})
     name = kafka.prefix + CONTEXT
-    with pytest.raises(TopicsError, match=r"retention\.ms 1000 -> \d+\): allow changes"):
+    with pytest.raises(
+        TopicsError, match=r"retention\.ms 1000 -> \d+\): existing topics are changed only with --allow-changes"
+    ):
         await apply_topics(kafka)
     await apply_topics(kafka, allow_changes=True)
     config = (await existing_topics(kafka, [name]))[name].config
@@ -151,6 +157,23 @@ async def test_a_cluster_that_is_not_there_is_one_sentence():
         port = server.getsockname()[1]
     with pytest.raises(TopicsError, match=f"can't reach the Kafka cluster at 127.0.0.1:{port}"):
         await apply_topics(KafkaSettings(bootstrap=f"127.0.0.1:{port}"))
+
+
+def test_the_command_prints_nothing_but_that_sentence(tmp_path):
+    program = "from ops.topics_command import app; app()"
+    for command in ("apply", "list"):
+        run = subprocess.run(
+            [sys.executable, "-c", program, command],
+            cwd=tmp_path,
+            env={"TABLECAST_KAFKA__BOOTSTRAP": "127.0.0.1:1"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert run.returncode == 2
+        assert run.stdout == ""
+        assert len(run.stderr.splitlines()) == 1
+        assert run.stderr.startswith("error: can't reach the Kafka cluster at 127.0.0.1:1:")
 
 
 async def test_no_cluster_at_all_says_how_to_name_one():
@@ -181,8 +204,8 @@ def test_a_refusal_is_one_sentence_and_exit_code_2(command, arguments, monkeypat
     monkeypatch.setenv("TABLECAST_KAFKA__PARTITIONS", "2")
     refused = command(*arguments)
     assert refused.exit_code == 2
-    assert refused.stderr.startswith("error: topic ")
-    assert "has 3 partitions, wanted 2" in refused.stderr
+    assert refused.stderr.startswith("error: topics ")
+    assert "3 partitions, wanted 2" in refused.stderr
     assert "Traceback" not in refused.output
 
 
