@@ -6,19 +6,19 @@ request is labelled with always comes after it.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, Literal, get_args
 
 import msgspec
 import numpy as np
 
 from models import dataset
-from models.catalogue import Catalogue
 from models.dataset import Dataset
+from models.encoder import Encoder
 from models.join import GlobalState, join
 from models.metrics import summarise
-from models.ranking import Weights, rank
-from models.texts import item_text, query_text
+from models.recommender import Recommender, request_text
+from models.texts import item_text
 from models.user_state import UserState, already_applied, apply_feedback
 from schemas import records
 from schemas.domains import DomainPack
@@ -26,7 +26,6 @@ from schemas.records import Context, Feedback, FeedbackKind, Item, JoinedRequest
 from schemas.topics import USERS_FEEDBACK
 
 Mode = Literal["static", "streaming"]
-Encode = Callable[[Sequence[str], Literal["query", "passage"]], np.ndarray]
 DEPTH = 1000  # of the lists that are measured; a reciprocal rank beyond it is below 0.001
 
 
@@ -138,14 +137,14 @@ def joined_requests(
         )
 
 
-def build_catalogue(data: Dataset, pack: DomainPack, encode: Encode, dim: int) -> Catalogue:
-    """Return the dataset's items as a catalogue."""
-    catalogue = Catalogue(dim)
+def fill_catalogue(recommender: Recommender, data: Dataset, pack: DomainPack, encoder: Encoder) -> None:
+    """Put the dataset's items into the recommender's catalogue; equal texts are encoded once."""
     items = [catalogue_item(item, pack) for item in data.items]
-    embeddings = encode([item_text(pack, item) for item in items], "passage")
-    for source, item, embedding in zip(data.items, items, embeddings, strict=True):
-        catalogue.put(source.item_id, item, embedding)
-    return catalogue
+    texts = [item_text(pack, item) for item in items]
+    distinct = list(dict.fromkeys(texts))
+    vector_of = dict(zip(distinct, encoder.encode(encoder.tokenize(distinct, "passage")), strict=True))
+    vectors = np.stack([vector_of[text] for text in texts]) if texts else np.zeros((0, encoder.dim), np.float32)
+    recommender.put([item.item_id for item in data.items], items, vectors)
 
 
 def evaluate(
@@ -153,10 +152,9 @@ def evaluate(
     pack: DomainPack,
     mode: Mode,
     split: str,
-    encode: Encode,
-    dim: int,
+    encoder: Encoder,
+    recommender: Recommender,
     *,
-    weights: Weights,
     progress: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
     """Rank the catalogue for every request of a split and return the metrics.
@@ -165,12 +163,12 @@ def evaluate(
         ValueError: the split has no requests.
 
     """
-    catalogue = build_catalogue(data, pack, encode, dim)
+    fill_catalogue(recommender, data, pack, encoder)
     ranked, relevant = [], []
     for request, joined in joined_requests(data, pack, mode, split):
-        text = query_text(pack, joined.request, joined.context)
-        cosines = catalogue.cosines(encode([text], "query"))[0] if text else None
-        ranked.append([item.item_id for item in rank(catalogue, pack, joined, cosines, weights)])
+        text = request_text(joined)
+        vector = encoder.encode(encoder.tokenize([text], "query"))[0] if text else None
+        ranked.append([item.item_id for item in recommender.recommend([joined], [vector])[0]])
         relevant.append(request.relevant)
         progress()
     return summarise(ranked, relevant)

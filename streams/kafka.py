@@ -1,10 +1,19 @@
 """What every Kafka client of Tablecast shares: connection options, topic names, the wait for an answer."""
 
+import asyncio
 import ssl
+from collections.abc import Sequence
 from typing import Any
+
+from aiokafka import TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import CoordinatorLoadInProgressError, GroupCoordinatorNotAvailableError
+from aiokafka.structs import OffsetAndMetadata
 
 from schemas.topics import Topic
 from streams.settings import KafkaSettings
+
+COORDINATOR_ATTEMPTS = 100  # 30 seconds
 
 
 def client_options(kafka: KafkaSettings) -> dict[str, Any]:
@@ -39,3 +48,22 @@ def client_options(kafka: KafkaSettings) -> dict[str, Any]:
 def full_name(kafka: KafkaSettings, topic: Topic) -> str:
     """Return the topic's name on the cluster."""
     return kafka.prefix + topic.name
+
+
+async def committed_offsets(
+    admin: AIOKafkaAdminClient, group: str, partitions: Sequence[TopicPartition] | None = None
+) -> dict[TopicPartition, OffsetAndMetadata]:
+    """Return a group's committed offsets with their metadata; partitions without one are left out.
+
+    A cluster that has just started makes its offsets topic on the first such question: that is waited for.
+    """
+    for attempt in range(COORDINATOR_ATTEMPTS):
+        try:
+            committed = await admin.list_consumer_group_offsets(group, partitions=partitions)
+        except (GroupCoordinatorNotAvailableError, CoordinatorLoadInProgressError):
+            if attempt == COORDINATOR_ATTEMPTS - 1:
+                raise
+            await asyncio.sleep(0.3)
+        else:
+            return {partition: entry for partition, entry in committed.items() if entry.offset >= 0}
+    raise AssertionError

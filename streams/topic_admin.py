@@ -216,6 +216,20 @@ async def apply_topics(
                 return Plan(tuple(done))
 
 
+async def delete_topics(kafka: KafkaSettings, topics: Iterable[Topic]) -> None:
+    """Delete topics with all their records: those of an isolated run, under a prefix of its own.
+
+    Raises:
+        TopicsError: there is no prefix (those would be the system's own topics), or the cluster can't be reached.
+
+    """
+    if not kafka.prefix:
+        raise TopicsError("topics without a prefix are not deleted: set kafka.prefix")
+    names = [full_name(kafka, topic) for topic in topics]
+    async with _admin(kafka) as admin:
+        await admin.delete_topics(list(await _existing(admin, names)))
+
+
 async def existing_topics(kafka: KafkaSettings, names: Iterable[str]) -> dict[str, ExistingTopic]:
     """Return those of the named topics that the cluster has.
 

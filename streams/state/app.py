@@ -25,7 +25,7 @@ from models.item_signals import ItemRow
 from models.user_state import UserState
 from schemas.codec import DecodeError, decode, decode_key
 from schemas.domains import UnknownDomainError
-from schemas.records import Item, Record, Request
+from schemas.records import Item, Request
 from schemas.topics import (
     CATALOG_ITEMS,
     DEADLETTERS,
@@ -40,24 +40,18 @@ from schemas.topics import (
 from streams.deadletters import dead_letter
 from streams.follower import Follower
 from streams.kafka import client_options, full_name
+from streams.notify import notify_ready
 from streams.settings import Settings
 from streams.state.barrier import Barrier
+from streams.state.changelogs import APPLICATION, CHANGELOGS, TABLES
 from streams.state.rows import Rows
 from streams.state.stage import EventTimeError, Inbound, Outbound, Served, StateStage
 
 log = structlog.get_logger(__name__)
 
-APPLICATION = "state"
 FETCH_WAIT_MS = 10
 """How long the broker may hold a fetch. A record that arrives while a fetch without its partition is running waits for
 that fetch to end: this is the latency it can cost; an idle stage asks the broker 100 times a second."""
-
-TABLES = ("users", "items", "served")
-CHANGELOGS = tuple(
-    Topic(f"{APPLICATION}-{name}-changelog", Record, f"rows of the state table {name}", "original key", "compact",
-          max_bytes=4 * MIB)
-    for name in TABLES
-)  # fmt: skip
 
 BARRIER_TOPICS = (USERS_CONTEXT, USERS_FEEDBACK)
 Handler = Callable[[Inbound], None]
@@ -86,13 +80,8 @@ class StateApp:
         options = client_options(self.kafka)
         self.faust = _faust_app(settings, options)
         self.faust.transport.Consumer = _PromptConsumer
-        tables = {
-            name: self.faust.Table(
-                name, partitions=self.kafka.partitions, key_type=bytes, value_type=bytes,
-                key_serializer="raw", value_serializer="raw",
-            )
-            for name in TABLES
-        }  # fmt: skip
+        raw = faust.Schema(key_type=bytes, value_type=bytes, key_serializer="raw", value_serializer="raw")
+        tables = {name: self.faust.Table(name, partitions=self.kafka.partitions, schema=raw) for name in TABLES}
         self.stage = StateStage(
             settings.state,
             Rows(tables["users"], UserState, UserState),
@@ -100,7 +89,6 @@ class StateApp:
             Rows(tables["served"], Served, lambda: Served(0, 0, b"", b"")),  # type: ignore[arg-type]
         )
         self.barrier = Barrier(self._start_offset)
-        self.ready = asyncio.Event()
         self._producer = AIOKafkaProducer(
             **options, enable_idempotence=True, linger_ms=0, max_batch_size=256 * 1024, max_request_size=4 * MIB
         )
@@ -289,7 +277,6 @@ class StateApp:
     async def _on_revoked(self, *_: Any, **__: Any) -> None:
         """Give up partitions: what has not been flushed will be read again, by whoever gets them."""
         self._generation += 1
-        self.ready.clear()
         self._waiting.clear()
         self._done.clear()
 
@@ -299,7 +286,7 @@ class StateApp:
         self._waiting.clear()
         self._done.clear()
         self.stage.recovered()
-        self.ready.set()
+        notify_ready()
         log.info("ready", users=len(self.stage.users), items=len(self.stage.items), served=len(self.stage.served))
 
     def _start_offset(self, partition: TopicPartition) -> int:
@@ -318,12 +305,14 @@ def _faust_app(settings: Settings, options: Mapping[str, Any]) -> faust.App:
         )
     elif "ssl_context" in options:
         credentials = faust.SSLCredentials(options["ssl_context"])
+    folder = settings.data_dir / "state" / settings.instance
+    folder.mkdir(parents=True, exist_ok=True)
     return faust.App(
         kafka.prefix + APPLICATION,
         broker=";".join(f"kafka://{server}" for server in str(kafka.bootstrap).split(",")),
         broker_credentials=credentials,
         store="memory://",
-        datadir=settings.data_dir / "state" / settings.instance,
+        datadir=folder,
         web_enabled=False,
         autodiscover=False,
         topic_allow_declare=False,

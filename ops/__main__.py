@@ -1,0 +1,5 @@
+"""``python -m ops`` is ``tablecast``."""
+
+from ops.cli import main
+
+main()

@@ -1,0 +1,74 @@
+"""The command line. Each command's code is imported when it runs, so that ``--help`` answers at once."""
+
+import asyncio
+import sys
+
+import typer
+
+from ops.errors import explained
+from ops.evaluate_command import evaluate
+from ops.import_command import HELP as IMPORT_HELP
+from ops.import_command import import_dataset
+from ops.request_command import request
+from ops.simulate_command import simulate
+from ops.topics_command import app as topics_app
+from ops.up_command import up
+
+app = typer.Typer(
+    help="Tablecast: a streaming real-time recommender driven by a fine-tuned language model.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+app.add_typer(topics_app, name="topics")
+app.command("import", help=IMPORT_HELP)(import_dataset)
+app.command()(up)
+app.command()(request)
+app.command()(simulate)
+app.command()(evaluate)
+
+
+@app.command()
+def state() -> None:
+    """Run the state stage: joins requests with what is known and attributes feedback.
+
+    Example: TABLECAST_KAFKA__BOOTSTRAP=127.0.0.1:9092 tablecast state
+    """
+    from streams.logs import configure_logs
+    from streams.settings import load_settings
+    from streams.state.app import StateApp
+
+    with explained():
+        settings = load_settings()
+        configure_logs("state", settings.log_level)
+
+        async def run() -> None:
+            await StateApp(settings).run()
+
+        asyncio.run(run())
+
+
+@app.command()
+def inference() -> None:
+    """Run the inference stage: answers joined requests with ranked lists.
+
+    Example: TABLECAST_KAFKA__BOOTSTRAP=127.0.0.1:9092 tablecast inference
+    """
+    from models.export import load_default_encoder
+    from streams.inference.app import InferenceApp
+    from streams.logs import configure_logs
+    from streams.settings import load_settings
+
+    with explained():
+        settings = load_settings()
+        configure_logs("inference", settings.log_level)
+        encoder = load_default_encoder()
+
+        async def run() -> None:
+            await InferenceApp(settings, encoder).run()
+
+        asyncio.run(run())
+
+
+def main() -> None:
+    """Run the command line."""
+    sys.exit(app())

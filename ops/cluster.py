@@ -1,0 +1,32 @@
+"""Which cluster a command talks to: the configured one, or the embedded broker that `tablecast up` runs."""
+
+from pathlib import Path
+
+from streams.settings import Settings
+
+
+def broker_folder(settings: Settings) -> Path:
+    """Return where the embedded broker keeps its log."""
+    return settings.data_dir / "kafka"
+
+
+def connected(settings: Settings) -> Settings:
+    """Return the settings with a cluster to talk to.
+
+    Raises:
+        LookupError: none is configured and no embedded broker runs.
+
+    """
+    from ops.broker import running_broker
+
+    if settings.kafka.bootstrap is not None:
+        return settings
+    broker = running_broker(broker_folder(settings))
+    if broker is None:
+        raise LookupError("no cluster is configured and no broker runs here: start `tablecast up` in another terminal")
+    return with_bootstrap(settings, broker.bootstrap)
+
+
+def with_bootstrap(settings: Settings, bootstrap: str) -> Settings:
+    """Return the settings with another bootstrap server."""
+    return settings.model_copy(update={"kafka": settings.kafka.model_copy(update={"bootstrap": bootstrap})})

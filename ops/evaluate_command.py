@@ -1,0 +1,87 @@
+"""``tablecast evaluate``: measure the model on a neutral dataset directory, with or without the running stages."""
+
+import asyncio
+import json
+import time
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from models.dataset import DatasetError, read_dataset
+from ops.errors import explained
+from schemas.domains import pack_for
+from streams.logs import configure_logs
+from streams.settings import load_settings
+
+Mode = Literal["static", "streaming"]
+Split = Literal["train", "valid", "test"]
+
+
+def evaluate(
+    directory: Annotated[Path, typer.Argument(help="A neutral dataset directory (items, interactions, requests).")],
+    *,
+    mode: Annotated[
+        Mode, typer.Option(help="static: state of split=train; streaming: every event before the request.")
+    ] = "streaming",
+    split: Annotated[Split, typer.Option(help="Whose requests are measured.")] = "valid",
+    through_kafka: Annotated[
+        bool, typer.Option("--through-kafka", help="Post the very same records and measure what the stages answer.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+) -> None:
+    """Rank the catalogue for every request of a split and print how good the lists are.
+
+    Example: tablecast evaluate data/fsq-nyc --mode streaming --split valid --json
+
+    Example: tablecast evaluate data/fsq-nyc --split valid --through-kafka
+    """
+    from models.evaluation import evaluate as evaluate_offline
+    from models.export import load_default_encoder
+    from models.recommender import Recommender
+
+    with explained():
+        if through_kafka and mode == "static":
+            raise ValueError("--through-kafka is for --mode streaming: running stages see every event")
+        settings = load_settings()
+        configure_logs("evaluate", "warning")
+        try:
+            data = read_dataset(directory)
+        except DatasetError as error:
+            raise ValueError(str(error)) from error
+        pack = pack_for(data.meta.domain)
+        total = sum(request.split == split for request in data.requests)
+        if not total:
+            raise ValueError(f"{directory} has no requests of split {split!r}")
+        started = time.perf_counter()
+        with _progress() as progress:
+            task = progress.add_task("requests", total=total)
+
+            def advance() -> None:
+                progress.advance(task)
+
+            if through_kafka:
+                from ops.evaluate_through_kafka import evaluate_through_kafka
+
+                figures = asyncio.run(evaluate_through_kafka(settings, data, pack, split, advance))
+            else:
+                encoder = load_default_encoder()
+                recommender = Recommender(encoder.dim, encoder.version)
+                figures = evaluate_offline(data, pack, mode, split, encoder, recommender, progress=advance)
+    figures["seconds"] = round(time.perf_counter() - started, 1)
+    if as_json:
+        typer.echo(json.dumps({"dataset": directory.resolve().name, "mode": mode, "split": split, **figures}))
+    else:
+        table = Table("metric", "value", title=f"{directory.resolve().name}, {mode}, {split}")
+        for name, value in figures.items():
+            table.add_row(name, f"{value:,}")
+        Console().print(table)
+
+
+def _progress() -> Progress:
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=console, disable=not console.is_terminal)

@@ -1,0 +1,141 @@
+"""Evaluation through the running stages: the same records, posted as an app would, answered by the real thing.
+
+It uses topics and consumer groups of its own (a prefix per run) and stages of its own, so a running system is neither
+read nor written. Events are posted in order; a request is posted when everything before it has been acknowledged, and
+the next event when its recommendation has been read, so each request sees exactly what it saw without Kafka: the state
+stage's grace waits for what was posted first.
+"""
+
+import asyncio
+import contextlib
+import tempfile
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+
+from models import dataset
+from models.dataset import Dataset
+from models.evaluation import catalogue_item, posted_feedback, posted_request, timeline
+from models.metrics import summarise
+from ops.cluster import broker_folder, connected, with_bootstrap
+from ops.stages import Stage
+from schemas.codec import decode, encode
+from schemas.domains import DomainPack
+from schemas.records import Recommendation
+from schemas.topics import CATALOG_ITEMS, MIB, RECOMMENDATIONS, TOPICS, USERS_FEEDBACK, USERS_REQUESTS
+from streams.kafka import client_options, full_name
+from streams.settings import Settings
+from streams.state.changelogs import CHANGELOGS
+from streams.topic_admin import apply_topics, delete_topics
+
+ANSWER_SECONDS = 60.0  # one answer may take so long; the first one waits for the catalogue
+EVENTS_IN_FLIGHT = 500
+
+
+async def evaluate_through_kafka(
+    settings: Settings, data: Dataset, pack: DomainPack, split: str, progress: Callable[[], None]
+) -> dict[str, float]:
+    """Post the dataset and return the metrics of what was recommended, and how many answers there were.
+
+    Raises:
+        TimeoutError: a request was not answered.
+
+    """
+    async with contextlib.AsyncExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tablecast-evaluate-")))
+        settings = _own_settings(_with_broker(settings, stack), folder)
+        await apply_topics(settings.kafka, extra=CHANGELOGS)
+        stack.push_async_callback(delete_topics, settings.kafka, (*TOPICS, *CHANGELOGS))
+        options = client_options(settings.kafka)
+        producer = AIOKafkaProducer(**options, enable_idempotence=True, max_request_size=4 * MIB)
+        await producer.start()
+        stack.push_async_callback(producer.stop)
+        await _post_items(producer, settings, data, pack)
+        stages = [Stage(name, settings, folder / f"{name}.log") for name in ("state", "inference")]
+        for stage in stages:
+            stack.push_async_callback(stage.stop)
+        await asyncio.gather(*(stage.start(timeout=1800) for stage in stages))
+        answers = AIOKafkaConsumer(
+            full_name(settings.kafka, RECOMMENDATIONS),
+            **options,
+            isolation_level="read_committed",
+            auto_offset_reset="earliest",
+            fetch_max_wait_ms=10,
+            max_partition_fetch_bytes=4 * MIB,
+        )
+        await answers.start()
+        stack.push_async_callback(answers.stop)
+        ranked, relevant = await _replay(producer, answers, settings, data, pack, split, progress)
+        extra = await answers.getmany(timeout_ms=500)
+        figures = summarise(ranked, relevant)
+        figures["recommendations"] = len(ranked) + sum(map(len, extra.values()))
+        figures["restarts"] = sum(stage.restarts for stage in stages)
+        return figures
+
+
+async def _replay(
+    producer: AIOKafkaProducer,
+    answers: AIOKafkaConsumer,
+    settings: Settings,
+    data: Dataset,
+    pack: DomainPack,
+    split: str,
+    progress: Callable[[], None],
+) -> tuple[list[list[str]], list[tuple[str, ...]]]:
+    feedback_topic = full_name(settings.kafka, USERS_FEEDBACK)
+    request_topic = full_name(settings.kafka, USERS_REQUESTS)
+    pending: list[asyncio.Future[object]] = []
+    ranked, relevant = [], []
+    for entry in timeline(data, split):
+        key = entry.user_id.encode()
+        if isinstance(entry, dataset.Interaction):
+            value = encode(posted_feedback(entry, pack))
+            pending.append(await producer.send(feedback_topic, value, key, timestamp_ms=entry.event_time))
+            if len(pending) >= EVENTS_IN_FLIGHT:
+                await asyncio.gather(*pending)
+                pending.clear()
+            continue
+        await asyncio.gather(*pending)
+        pending.clear()
+        request = posted_request(entry, pack)
+        await producer.send_and_wait(request_topic, encode(request), key, timestamp_ms=entry.event_time)
+        async with asyncio.timeout(ANSWER_SECONDS):
+            record = await answers.getone()
+        answer = decode(Recommendation, record.value)
+        if answer.request_id != entry.request_id:
+            raise ValueError(f"request {entry.request_id} was answered by a recommendation for {answer.request_id}")
+        ranked.append([item.item_id for item in answer.items])
+        relevant.append(entry.relevant)
+        progress()
+    return ranked, relevant
+
+
+async def _post_items(producer: AIOKafkaProducer, settings: Settings, data: Dataset, pack: DomainPack) -> None:
+    topic = full_name(settings.kafka, CATALOG_ITEMS)
+    sent = [
+        await producer.send(topic, encode(catalogue_item(item, pack)), item.item_id.encode()) for item in data.items
+    ]
+    await asyncio.gather(*sent)
+
+
+def _with_broker(settings: Settings, stack: contextlib.AsyncExitStack) -> Settings:
+    """Use the cluster there is; without one, start a broker for the time being."""
+    from ops.broker import start_broker
+
+    try:
+        return connected(settings)
+    except LookupError:
+        broker = stack.enter_context(start_broker(broker_folder(settings)))
+        return with_bootstrap(settings, broker.bootstrap)
+
+
+def _own_settings(settings: Settings, folder: Path) -> Settings:
+    """Return settings under which nothing is shared with a running system and every answer is a full one."""
+    kafka = settings.kafka.model_copy(
+        update={"prefix": f"{settings.kafka.prefix}evaluate-{uuid.uuid4().hex[:8]}.", "keep_history": True}
+    )
+    inference = settings.inference.model_copy(update={"budget_ms": None})
+    state = settings.state.model_copy(update={"grace_ms": 30_000, "idle_days": 100_000})
+    return settings.model_copy(update={"kafka": kafka, "inference": inference, "state": state, "data_dir": folder})

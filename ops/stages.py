@@ -1,0 +1,135 @@
+"""Stages as child processes: started, waited for, stopped, and started again when they die."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from streams.settings import Settings
+
+
+class StageError(RuntimeError):
+    """A stage did not come up; the message ends with what it said last."""
+
+
+class Stage:
+    """One stage process. Its log goes to a file; it says by itself when it is ready (systemd's protocol)."""
+
+    def __init__(self, name: str, settings: Settings, log_file: Path, extra: Mapping[str, str] | None = None) -> None:
+        self.name = name
+        self.log_file = log_file
+        self._environment = {**os.environ, **_variables(settings), **(extra or {})}
+        self._process: asyncio.subprocess.Process | None = None
+        self.restarts = 0
+
+    @property
+    def pid(self) -> int:
+        """The process id of the running stage."""
+        assert self._process is not None
+        return self._process.pid
+
+    async def start(self, *, timeout: float = 300.0) -> None:
+        """Start the process and wait until it is ready.
+
+        Raises:
+            StageError: it ended or did not get ready in time.
+
+        """
+        self.log_file.parent.mkdir(parents=True, exist_ok=True)
+        loop = asyncio.get_running_loop()
+        with (
+            tempfile.TemporaryDirectory(prefix="tablecast-") as folder,
+            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel,
+        ):
+            address = f"{folder}/ready"
+            channel.bind(address)
+            channel.setblocking(False)
+            with self.log_file.open("ab") as log:
+                self._process = await asyncio.create_subprocess_exec(
+                    sys.executable, "-m", "ops", self.name,
+                    env={**self._environment, "NOTIFY_SOCKET": address},
+                    stdout=log, stderr=log, stdin=asyncio.subprocess.DEVNULL, start_new_session=True,
+                    preexec_fn=_die_with_parent,
+                )  # fmt: skip
+            ready = asyncio.create_task(loop.sock_recv(channel, 64))
+            ended = asyncio.create_task(self._process.wait())
+            done, _ = await asyncio.wait([ready, ended], timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+            for task in (ready, ended):
+                if task not in done:
+                    task.cancel()
+            if ready not in done:
+                why = (
+                    f"ended with exit code {ended.result()}"
+                    if ended in done
+                    else f"was not ready after {timeout:.0f} s"
+                )
+                await self.stop()
+                raise StageError(
+                    f"the {self.name} stage {why}; its log {self.log_file} ends with:\n{self.last_words()}"
+                )
+
+    async def wait(self) -> int:
+        """Return the exit code when the process has ended."""
+        assert self._process is not None
+        return await self._process.wait()
+
+    async def stop(self, *, timeout: float = 20.0) -> None:
+        """Ask the process to stop; kill it if it does not."""
+        if self._process is None or self._process.returncode is not None:
+            return
+        self._process.send_signal(signal.SIGTERM)
+        try:
+            await asyncio.wait_for(self._process.wait(), timeout)
+        except TimeoutError:
+            self.kill()
+            await self._process.wait()
+
+    def kill(self) -> None:
+        """Kill the process, as a crash would."""
+        if self._process is not None and self._process.returncode is None:
+            self._process.kill()
+
+    async def supervise(self) -> None:
+        """Start the stage again whenever it ends, after a pause that grows while it keeps failing."""
+        pause = 0.5
+        while True:
+            await self.wait()
+            self.restarts += 1
+            await asyncio.sleep(pause)
+            with contextlib.suppress(StageError):
+                await self.start()
+                pause = 0.5
+                continue
+            pause = min(pause * 2, 30.0)
+
+    def last_words(self, lines: int = 15) -> str:
+        """Return the end of the stage's log."""
+        return "\n".join(self.log_file.read_text(errors="replace").splitlines()[-lines:])
+
+
+def _variables(settings: Settings) -> dict[str, str]:
+    """Return the settings as environment variables, so that a child sees exactly what its parent has."""
+    variables = {}
+    for name, value in settings.model_dump(mode="json").items():
+        section = value if isinstance(value, dict) else {"": value}
+        for field, setting in section.items():
+            key = f"TABLECAST_{name.upper()}" + (f"__{field.upper()}" if field else "")
+            if setting is not None:
+                variables[key] = str(setting).lower() if isinstance(setting, bool) else str(setting)
+    secret = settings.kafka.sasl_password
+    if secret is not None:
+        variables["TABLECAST_KAFKA__SASL_PASSWORD"] = secret.get_secret_value()
+    return variables
+
+
+def _die_with_parent() -> None:
+    """Ask Linux to end this process when its parent dies, however it dies."""
+    with contextlib.suppress(OSError, AttributeError):
+        import ctypes
+
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)

@@ -1,0 +1,396 @@
+"""The inference stage on Kafka.
+
+Four steps overlap, each batch going through them in order: read and tokenise, encode (ONNX Runtime, which releases the
+interpreter), rank (one thread, which alone touches the catalogue), publish. A batch's recommendations, the offsets of
+its joined requests and the highest source offset answered in each partition are committed in one Kafka transaction;
+the last travels in the metadata of the offset commit, and a request that was joined twice after a crash of the state
+stage is recognised by it.
+"""
+
+import asyncio
+import signal
+import time as clock
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import structlog
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRebalanceListener, ConsumerRecord, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.structs import OffsetAndMetadata
+
+from models.catalogue import CatalogueError
+from models.embedding_cache import EmbeddingCache
+from models.encoder import Encoder
+from models.recommender import Recommender, request_text
+from models.texts import item_text
+from schemas.codec import DecodeError, decode, decode_key, encode
+from schemas.domains import UnknownDomainError, pack_for
+from schemas.records import Item, JoinedRequest, Recommendation, RecommendedItem, Timings
+from schemas.topics import CATALOG_ITEMS, DEADLETTERS, MIB, RECOMMENDATIONS, REQUESTS_JOINED
+from streams.deadletters import dead_letter
+from streams.follower import Follower
+from streams.inference.batcher import Batcher, Waiting
+from streams.kafka import client_options, committed_offsets, full_name
+from streams.notify import notify_ready
+from streams.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+GROUP = "inference"
+FETCH_WAIT_MS = 10  # see streams/state/app.py: the longest a record can wait for a fetch that leaves its partition out
+ITEMS_PER_STEP = 16
+QUEUE_BATCHES = 4  # batches that may wait in memory; the rest waits in Kafka
+
+
+class InferenceApp:
+    """One process of the inference stage."""
+
+    def __init__(self, settings: Settings, encoder: Encoder) -> None:
+        self.settings, self.encoder = settings, encoder
+        self.kafka = settings.kafka
+        name = settings.inference.model_name
+        self.recommender = Recommender(encoder.dim, f"{name}@{encoder.version}")
+        options = client_options(self.kafka)
+        self._topic = full_name(self.kafka, REQUESTS_JOINED)
+        self._group = self.kafka.prefix + GROUP
+        self._consumer = AIOKafkaConsumer(
+            **options,
+            group_id=self._group,
+            group_instance_id=f"{self._group}-{settings.instance}",
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            isolation_level="read_committed",
+            fetch_max_wait_ms=FETCH_WAIT_MS,
+            session_timeout_ms=10_000,
+            heartbeat_interval_ms=2_000,
+        )
+        self._producer = AIOKafkaProducer(
+            **options,
+            transactional_id=f"{self._group}-{settings.instance}",
+            transaction_timeout_ms=30_000,
+            max_request_size=4 * MIB,
+            max_batch_size=256 * 1024,
+        )
+        self._admin = AIOKafkaAdminClient(**options)
+        self._cache = EmbeddingCache(settings.cache_dir / "embeddings.sqlite")
+        self._follower = Follower(self.kafka, CATALOG_ITEMS, self._on_items)
+        limits = settings.inference
+        self._waiting = Batcher(
+            limits.max_batch_requests, limits.max_batch_tokens, QUEUE_BATCHES * limits.max_batch_requests
+        )
+        self._encoded: asyncio.Queue[tuple[list[Waiting], list[Any], int]] = asyncio.Queue(1)
+        self._ranked: asyncio.Queue[tuple[list[Waiting], list[bytes]]] = asyncio.Queue(1)
+        self._encode_thread = ThreadPoolExecutor(1, thread_name_prefix="encode")
+        self._rank_thread = ThreadPoolExecutor(1, thread_name_prefix="rank")
+        self._accepted: dict[int, int] = {}  # partition -> highest source offset taken on
+        self._committed: dict[int, int] = {}  # partition -> highest source offset answered
+        self._items_reported: dict[int, int] = {}  # catalogue partition -> next offset whose fault is not reported yet
+        self._item_faults: list[tuple[TopicPartition, int, bytes, bytes]] = []
+        self._in_flight = 0  # requests read and not yet committed
+        self._idle = asyncio.Condition()
+        self._generation = 0
+        self._seconds_per_token = 0.0  # moving average, to tell beforehand who would be late
+
+    async def run(self) -> None:
+        """Run until SIGTERM or SIGINT, or until a part of the stage fails.
+
+        Raises:
+            Exception: whatever ended the stage; an open transaction is aborted by the next process of this instance.
+
+        """
+        loop = asyncio.get_running_loop()
+        stop = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        await self._admin.start()
+        await self._producer.start()
+        await self._read_item_reports()
+        await self._follower.start()
+        started = [asyncio.create_task(self._follower.caught_up.wait()), self._follower.task]
+        await asyncio.wait(started, return_when=asyncio.FIRST_COMPLETED)
+        if self._follower.task.done():
+            self._follower.task.result()
+        log.info("catalogue loaded", items=len(self.recommender.catalogue), model=self.recommender.version)
+        await self._consumer.start()
+        self._consumer.subscribe([self._topic], listener=_Handover(self))
+        tasks = [
+            asyncio.create_task(step, name=name)
+            for name, step in (
+                ("read", self._read()),
+                ("encode", self._encode()),
+                ("rank", self._rank()),
+                ("publish", self._publish()),
+            )
+        ]
+        everything = [*tasks, self._follower.task, asyncio.create_task(stop.wait())]
+        try:
+            finished, _ = await asyncio.wait(everything, return_when=asyncio.FIRST_COMPLETED)
+            for task in finished:
+                task.result()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await self._follower.stop()
+            await self._consumer.stop()
+            await self._producer.stop()
+            await self._admin.close()
+            self._encode_thread.shutdown()
+            self._rank_thread.shutdown()
+
+    # -- catalogue ---------------------------------------------------------------------------------------------------
+
+    async def _on_items(self, records: Sequence[ConsumerRecord]) -> None:
+        """Take a batch of catalogue records in, in order; what can't be taken is reported once."""
+        loop = asyncio.get_running_loop()
+        changes: list[tuple[ConsumerRecord, str, Item | None]] = []
+        for record in records:
+            try:
+                item = decode(Item, record.value) if record.value is not None else None
+                if item is not None:
+                    pack_for(item.domain)
+                changes.append((record, decode_key(record.key), item))
+            except (DecodeError, UnknownDomainError) as error:
+                self._report_item(record, error)
+        # In small steps: requests wait for the encoder behind one step, not behind a catalogue.
+        for start in range(0, len(changes), ITEMS_PER_STEP):
+            step = changes[start : start + ITEMS_PER_STEP]
+            texts = [item_text(pack_for(item.domain), item) for _, _, item in step if item is not None]
+            vectors = iter(await loop.run_in_executor(self._encode_thread, self._cache.encode, self.encoder, texts))
+            faults = await loop.run_in_executor(
+                self._rank_thread,
+                self._change_catalogue,
+                [(record, item_id, item, None if item is None else next(vectors)) for record, item_id, item in step],
+            )
+            for record, fault in faults:
+                self._report_item(record, fault)
+        if self._item_faults and not self._ranked.full():
+            self._ranked.put_nowait(([], []))  # publish them even if no request comes
+
+    def _change_catalogue(
+        self, changes: Iterable[tuple[ConsumerRecord, str, Item | None, Any]]
+    ) -> list[tuple[ConsumerRecord, CatalogueError]]:
+        faults = []
+        for record, item_id, item, vector in changes:
+            try:
+                if item is None:
+                    self.recommender.catalogue.remove(item_id)
+                else:
+                    self.recommender.put([item_id], [item], vector[None])
+            except CatalogueError as error:
+                faults.append((record, error))
+        return faults
+
+    async def _read_item_reports(self) -> None:
+        """Find out up to which catalogue offset faults have been reported: it is committed with the dead letters."""
+        committed = await committed_offsets(self._admin, self._group)
+        name = full_name(self.kafka, CATALOG_ITEMS)
+        self._items_reported = {tp.partition: entry.offset for tp, entry in committed.items() if tp.topic == name}
+
+    def _report_item(self, record: ConsumerRecord, error: Exception) -> None:
+        if record.offset < self._items_reported.get(record.partition, 0):
+            return
+        self._items_reported[record.partition] = record.offset + 1
+        log.warning("dead letter", topic=record.topic, offset=record.offset, reason=str(error))
+        partition = TopicPartition(record.topic, record.partition)
+        self._item_faults.append((partition, record.offset + 1, record.key or b"", _bury(record, error)))
+
+    # -- the four steps ----------------------------------------------------------------------------------------------
+
+    async def _read(self) -> None:
+        limit = self.settings.inference.max_batch_requests
+        while True:
+            batches = await self._consumer.getmany(timeout_ms=200, max_records=limit)
+            generation = self._generation
+            for records in batches.values():
+                if generation != self._generation:
+                    break  # handed over while waiting for room; whoever has the partitions now reads them again
+                waiting = [entry for record in records if (entry := self._accept(record)) is not None]
+                self._tokenize(waiting)
+                self._in_flight += len(waiting)
+                await self._waiting.put(waiting)
+
+    def _tokenize(self, entries: list[Waiting]) -> None:
+        texts = [(entry, text) for entry in entries if entry.joined and (text := request_text(entry.joined))]
+        tokens = self.encoder.tokenize([text for _, text in texts], "query")
+        for (entry, _), ids in zip(texts, tokens, strict=True):
+            entry.tokens = ids
+
+    def _accept(self, record: ConsumerRecord) -> Waiting | None:
+        """Return a request to answer, or None for one that has been answered already."""
+        now = int(clock.time() * 1000)
+        try:
+            joined = decode(JoinedRequest, record.value)
+            pack_for(joined.request.domain)
+        except (DecodeError, UnknownDomainError) as error:
+            log.warning("dead letter", topic=record.topic, offset=record.offset, reason=str(error))
+            return Waiting(
+                record.partition, record.offset, record.timestamp, record.key or b"", None, _bury(record, error)
+            )
+        if joined.source.offset <= self._accepted.get(record.partition, -1):
+            return None
+        self._accepted[record.partition] = joined.source.offset
+        return Waiting(record.partition, record.offset, record.timestamp, record.key or b"", joined, consumed_at=now)
+
+    async def _encode(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            batch = await self._waiting.take()
+            self._shed(batch)
+            texts = [entry for entry in batch if entry.tokens is not None]
+            vectors: list[Any] = [None] * len(batch)
+            if texts:
+                started = clock.perf_counter()
+                tokens = [entry.tokens for entry in texts if entry.tokens is not None]
+                encoded = iter(await loop.run_in_executor(self._encode_thread, self.encoder.encode, tokens))
+                vectors = [None if entry.tokens is None else next(encoded) for entry in batch]
+                spent = (clock.perf_counter() - started) / sum(map(len, tokens))
+                self._seconds_per_token += 0.2 * (spent - self._seconds_per_token)
+            await self._encoded.put((batch, vectors, int(clock.time() * 1000)))
+
+    def _shed(self, batch: list[Waiting]) -> None:
+        """Leave the text of requests that would be late unread: a cheaper list in time beats a better one too late."""
+        now = clock.time() * 1000
+        tokens = 0
+        for entry in batch:
+            if entry.tokens is None or entry.joined is None:
+                continue
+            budget, deadline = self.settings.inference.budget_ms, entry.joined.request.deadline
+            latest = min(
+                deadline if deadline is not None else float("inf"),
+                entry.joined.joined_at + budget if budget is not None else float("inf"),
+            )
+            if now + (tokens + len(entry.tokens)) * self._seconds_per_token * 1000 > latest:
+                entry.tokens = None
+                entry.degraded.append("overloaded: the text was not read")
+            else:
+                tokens += len(entry.tokens)
+
+    async def _rank(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            batch, vectors, encoded_at = await self._encoded.get()
+            values = await loop.run_in_executor(self._rank_thread, self._answer, batch, vectors, encoded_at)
+            await self._ranked.put((batch, values))
+
+    def _answer(self, batch: list[Waiting], vectors: list[Any], encoded_at: int) -> list[bytes]:
+        """Return the encoded recommendation of each request; a dead letter where there is none to be had."""
+        answerable = [(entry, vector) for entry, vector in zip(batch, vectors, strict=True) if entry.joined is not None]
+        lists = iter(
+            self.recommender.recommend(
+                [entry.joined for entry, _ in answerable if entry.joined is not None],
+                [vector for _, vector in answerable],
+            )
+        )
+        return [
+            entry.dead_letter or b""
+            if entry.joined is None
+            else self._recommendation(entry, entry.joined, next(lists), encoded_at)
+            for entry in batch
+        ]
+
+    def _recommendation(
+        self, entry: Waiting, joined: JoinedRequest, items: list[RecommendedItem], encoded_at: int
+    ) -> bytes:
+        request = joined.request
+        degraded = list(entry.degraded)
+        if not len(self.recommender.catalogue):
+            degraded.append("the catalogue is empty")
+        if request.constraints and request.constraints.max_distance is not None and joined.context.location is None:
+            degraded.append("max_distance was ignored: the user's location is unknown")
+        return encode(
+            Recommendation(
+                request_id=request.request_id,
+                domain=request.domain,
+                model=self.recommender.version,
+                items=items,
+                source=joined.source,
+                degraded="; ".join(degraded) or None,
+                timings=Timings(
+                    received=joined.received_at,
+                    joined=joined.joined_at,
+                    consumed=entry.consumed_at,
+                    encoded=encoded_at,
+                    ranked=int(clock.time() * 1000),
+                ),
+            )
+        )
+
+    async def _publish(self) -> None:
+        while True:
+            batch, values = await self._ranked.get()
+            while not self._ranked.empty():
+                more, more_values = self._ranked.get_nowait()
+                batch, values = batch + more, values + more_values
+            await self._commit(batch, values)
+            async with self._idle:
+                self._in_flight -= len(batch)
+                self._idle.notify_all()
+
+    async def _commit(self, batch: list[Waiting], values: list[bytes]) -> None:
+        offsets: dict[TopicPartition, OffsetAndMetadata] = {}
+        faults, self._item_faults = self._item_faults, []
+        async with self._producer.transaction():
+            sent = [
+                await self._producer.send(
+                    full_name(self.kafka, DEADLETTERS if entry.joined is None else RECOMMENDATIONS),
+                    value,
+                    entry.key,
+                    partition=0 if entry.joined is None else entry.partition,
+                    timestamp_ms=entry.time if entry.joined is not None else None,
+                )
+                for entry, value in zip(batch, values, strict=True)
+            ]
+            for partition, offset, key, value in faults:
+                sent.append(await self._producer.send(full_name(self.kafka, DEADLETTERS), value, key, partition=0))
+                offsets[partition] = OffsetAndMetadata(offset, "")
+            for entry in batch:
+                partition = TopicPartition(self._topic, entry.partition)
+                if entry.joined is not None:
+                    self._committed[entry.partition] = entry.joined.source.offset
+                answered = self._committed.get(entry.partition, -1)
+                offsets[partition] = OffsetAndMetadata(entry.offset + 1, str(answered))
+            await asyncio.gather(*sent)
+            await self._producer.send_offsets_to_transaction(offsets, self._group)
+
+
+class _Handover(ConsumerRebalanceListener):  # type: ignore[misc]
+    """Finishes what is in flight before partitions go, and learns how far they were answered when they come."""
+
+    def __init__(self, app: InferenceApp) -> None:
+        self._app = app
+
+    async def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
+        app = self._app
+        app._generation += 1  # noqa: SLF001 - the listener is a part of the stage
+        async with app._idle:  # noqa: SLF001
+            await app._idle.wait_for(lambda: app._in_flight == 0)  # noqa: SLF001
+        for partition in revoked:
+            app._accepted.pop(partition.partition, None)  # noqa: SLF001
+
+    async def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
+        app = self._app
+        partitions = list(assigned)
+        notify_ready()
+        if not partitions:
+            return
+        committed = await committed_offsets(app._admin, app._group, partitions)  # noqa: SLF001
+        for partition, entry in committed.items():
+            if entry.metadata:
+                answered = int(entry.metadata)
+                app._accepted[partition.partition] = app._committed[partition.partition] = answered  # noqa: SLF001
+        log.info("partitions assigned", partitions=sorted(partition.partition for partition in partitions))
+
+
+def _bury(record: ConsumerRecord, error: Exception) -> bytes:
+    return dead_letter(
+        "inference",
+        error,
+        topic=record.topic,
+        partition=record.partition,
+        offset=record.offset,
+        timestamp=record.timestamp,
+        key=record.key,
+        value=record.value,
+    )

@@ -1,0 +1,14 @@
+"""The state stage's own topics: the changelogs of its tables."""
+
+from schemas.records import Record
+from schemas.topics import MIB, Topic
+
+APPLICATION = "state"  # also the name of the consumer group; Faust derives changelog names from it
+TABLES = ("users", "items", "served")
+CHANGELOGS = tuple(
+    Topic(
+        f"{APPLICATION}-{name}-changelog", Record, f"rows of the state table {name}", "original key", "compact",
+        max_bytes=4 * MIB,
+    )
+    for name in TABLES
+)  # fmt: skip
