@@ -25,6 +25,7 @@ from schemas.domains import DomainPack
 from schemas.records import Context, Feedback, FeedbackKind, Item, JoinedRequest, Request, Source
 from schemas.topics import USERS_FEEDBACK
 
+PartitionOf = Callable[[str], int]
 Mode = Literal["static", "streaming"]
 DEPTH = 1000  # of the lists that are measured; a reciprocal rank beyond it is below 0.001
 
@@ -91,9 +92,13 @@ def timeline(data: Dataset, split: str) -> Iterator[dataset.Interaction | datase
 
 
 def joined_requests(
-    data: Dataset, pack: DomainPack, mode: Mode, split: str
+    data: Dataset, pack: DomainPack, mode: Mode, split: str, partition_of: PartitionOf = lambda _: 0
 ) -> Iterator[tuple[dataset.Request, JoinedRequest]]:
-    """Yield the split's requests with the state each may see, by the functions that the state stage uses."""
+    """Yield the split's requests with the state each may see, by the functions that the state stage uses.
+
+    ``partition_of`` says which partition a user's records would lie in: item signals are bounded per partition, so
+    that the rarest of very many followers may depend on it.
+    """
     everybody = GlobalState()
     for item in data.items:
         everybody.places.put(item.item_id, pack.name, item.location)
@@ -106,7 +111,9 @@ def joined_requests(
             return
         previous = apply_feedback(user, event.event_time, feedback)
         if feedback.kind not in {"impression", "dismissal"}:
-            for _ in everybody.signals.apply(0, offset, event.event_time, pack.name, event.item_id, previous):
+            for _ in everybody.signals.apply(
+                partition_of(event.user_id), offset, event.event_time, pack.name, event.item_id, previous
+            ):
                 pass
 
     if mode == "static":
@@ -155,6 +162,7 @@ def evaluate(
     encoder: Encoder,
     recommender: Recommender,
     *,
+    partition_of: PartitionOf = lambda _: 0,
     progress: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
     """Rank the catalogue for every request of a split and return the metrics.
@@ -165,7 +173,7 @@ def evaluate(
     """
     fill_catalogue(recommender, data, pack, encoder)
     ranked, relevant = [], []
-    for request, joined in joined_requests(data, pack, mode, split):
+    for request, joined in joined_requests(data, pack, mode, split, partition_of):
         text = request_text(joined)
         vector = encoder.encode(encoder.tokenize([text], "query"))[0] if text else None
         ranked.append([item.item_id for item in recommender.recommend([joined], [vector])[0]])

@@ -121,8 +121,12 @@ class ItemSignals:
     def most_popular(self, domain: str, column: int, limit: int) -> list[str]:
         """Return the ids with the highest counts of one column, best first; ties in order of id."""
         counts = self._counts[: len(self.ids), column]
-        best = np.argsort(-counts, kind="stable")[: 4 * limit + 16]
-        chosen = [(-int(counts[k]), self.ids[k]) for k in best if counts[k] > 0 and self._domain_of[k] == domain]
+        place = max(len(counts) - 4 * limit, 0)  # other domains' items are among the best, too
+        least = max(int(np.partition(counts, place)[place]), 1) if len(counts) else 1
+        # All that are as good as the last one compete: which were seen first must not matter.
+        chosen = [
+            (-int(counts[k]), self.ids[k]) for k in np.flatnonzero(counts >= least) if self._domain_of[k] == domain
+        ]
         return [item_id for _, item_id in sorted(chosen)[:limit]]
 
     def _row(self, partition: int, item_id: str, domain: str) -> ItemRow:

@@ -14,6 +14,7 @@ from rich.table import Table
 from models.dataset import DatasetError, read_dataset
 from ops.errors import explained
 from schemas.domains import pack_for
+from streams.kafka import partition_of
 from streams.logs import configure_logs
 from streams.settings import load_settings
 
@@ -70,7 +71,16 @@ def evaluate(
             else:
                 encoder = load_default_encoder()
                 recommender = Recommender(encoder.dim, encoder.version)
-                figures = evaluate_offline(data, pack, mode, split, encoder, recommender, progress=advance)
+                figures = evaluate_offline(
+                    data,
+                    pack,
+                    mode,
+                    split,
+                    encoder,
+                    recommender,
+                    partition_of=lambda user: partition_of(user, settings.kafka.partitions),
+                    progress=advance,
+                )
     figures["seconds"] = round(time.perf_counter() - started, 1)
     if as_json:
         typer.echo(json.dumps({"dataset": directory.resolve().name, "mode": mode, "split": split, **figures}))

@@ -8,11 +8,13 @@ from typing import Any
 from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import CoordinatorLoadInProgressError, GroupCoordinatorNotAvailableError
+from aiokafka.partitioner import DefaultPartitioner
 from aiokafka.structs import OffsetAndMetadata
 
 from schemas.topics import Topic
 from streams.settings import KafkaSettings
 
+_partitioner = DefaultPartitioner()
 COORDINATOR_ATTEMPTS = 100  # 30 seconds
 
 
@@ -67,3 +69,9 @@ async def committed_offsets(
         else:
             return {partition: entry for partition, entry in committed.items() if entry.offset >= 0}
     raise AssertionError
+
+
+def partition_of(key: str, partitions: int) -> int:
+    """Return the partition that producers with Kafka's default partitioner put a key into."""
+    numbers = list(range(partitions))
+    return int(_partitioner(key.encode(), numbers, numbers))
