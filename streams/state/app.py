@@ -42,10 +42,10 @@ from streams.follower import Follower
 from streams.kafka import client_options, full_name
 from streams.notify import notify_ready
 from streams.settings import Settings
-from streams.state.barrier import Barrier
+from streams.state.barrier import Barrier, Waitlist
 from streams.state.changelogs import APPLICATION, CHANGELOGS, TABLES
 from streams.state.rows import Rows
-from streams.state.stage import EventTimeError, Inbound, Outbound, Served, StateStage
+from streams.state.stage import Inbound, Outbound, Served, StateStage
 
 log = structlog.get_logger(__name__)
 
@@ -53,7 +53,6 @@ FETCH_WAIT_MS = 10
 """How long the broker may hold a fetch. A record that arrives while a fetch without its partition is running waits for
 that fetch to end: this is the latency it can cost; an idle stage asks the broker 100 times a second."""
 
-BARRIER_TOPICS = (USERS_CONTEXT, USERS_FEEDBACK)
 Handler = Callable[[Inbound], None]
 
 
@@ -94,20 +93,17 @@ class StateApp:
         )
         self._probe = AIOKafkaConsumer(**options, isolation_level="read_committed")
         self._catalogue = Follower(self.kafka, CATALOG_ITEMS, self._on_items)
-        self._waiting: list[tuple[Any, Inbound, Request, int]] = []
-        self._request_waiting = asyncio.Event()
+        self._requests: Waitlist[tuple[Any, Inbound, Request | None, int]] = Waitlist()
+        self._feedback: Waitlist[Any] = Waitlist()
         self._done: list[Any] = []  # events in the order they were applied
         self._unconfirmed: list[asyncio.Future[Any]] = []
         self._generation = 0
         self._flushing = asyncio.Lock()
-        handlers: Mapping[Topic, Handler] = {
-            USERS_CONTEXT: self.stage.on_context,
-            USERS_FEEDBACK: self.stage.on_feedback,
-            RECOMMENDATIONS: self.stage.on_recommendation,
-            USERS_ERASURE: self.stage.on_erasure,
-        }
-        for topic, handler in handlers.items():
-            self._agent(topic, self._applying(topic, handler))
+        self._apply_feedback = self._applying(USERS_FEEDBACK, self.stage.on_feedback)
+        self._agent(USERS_CONTEXT, self._applying(USERS_CONTEXT, self.stage.on_context))
+        self._agent(RECOMMENDATIONS, self._applying(RECOMMENDATIONS, self.stage.on_recommendation))
+        self._agent(USERS_ERASURE, self._applying(USERS_ERASURE, self.stage.on_erasure))
+        self._agent(USERS_FEEDBACK, self._feedback.add)
         self._agent(USERS_REQUESTS, self._read_request)
         self.faust.on_partitions_revoked.connect(self._on_revoked, weak=False)
         self.faust.on_rebalance_complete.connect(self._on_recovered, weak=False)
@@ -130,6 +126,7 @@ class StateApp:
         await self.faust.start()
         tasks = [
             asyncio.create_task(self._join_requests(), name="join"),
+            asyncio.create_task(self._attribute_feedback(), name="feedback"),
             asyncio.create_task(self._flush_regularly(), name="flush"),
             asyncio.create_task(stop.wait(), name="signal"),
             asyncio.create_task(_crashed(self.faust), name="faust"),
@@ -140,9 +137,9 @@ class StateApp:
             for task in finished:
                 task.result()
         finally:
-            for task in tasks[:2]:
+            for task in tasks[:3]:
                 task.cancel()
-            await asyncio.gather(*tasks[:2], return_exceptions=True)
+            await asyncio.gather(*tasks[:3], return_exceptions=True)
             await self._flush()
             await self.faust.stop()
             await self._catalogue.stop()
@@ -166,7 +163,7 @@ class StateApp:
             record = _inbound(topic, event)
             try:
                 handler(record)
-            except (DecodeError, UnknownDomainError, EventTimeError) as error:
+            except Exception as error:  # whatever is wrong with one record, the stream goes on
                 self._bury(record, error)
             self._done.append(event)
             self.barrier.applied(TopicPartition(event.message.topic, event.message.partition), event.message.offset)
@@ -175,35 +172,54 @@ class StateApp:
 
     def _read_request(self, event: Any) -> None:
         record = _inbound(USERS_REQUESTS, event)
+        request = None
         try:
             request = self.stage.read_request(record)
-        except (DecodeError, UnknownDomainError, EventTimeError) as error:
+        except Exception as error:  # as above
             self._bury(record, error)
-            request = None
         # A refused request keeps its place in the queue: offsets are released in order.
-        self._waiting.append((event, record, request, int(clock.time() * 1000)))  # type: ignore[arg-type]
-        self._request_waiting.set()
+        self._requests.add((event, record, request, int(clock.time() * 1000)))
 
     async def _join_requests(self) -> None:
+        """Join requests, in order, with everything their users and everybody did before they were posted."""
         while True:
-            await self._request_waiting.wait()
-            self._request_waiting.clear()
-            batch, self._waiting = self._waiting, []
+            batch = await self._requests.take()
             generation = self._generation
-            assigned = [tp for tp in self.faust.consumer.assignment() if tp.topic in self._barrier_topics()]
-            partitions = [TopicPartition(tp.topic, tp.partition) for tp in assigned]
-            ends = await self._probe.end_offsets(partitions)
-            if not await self.barrier.wait(ends, self.settings.state.grace_ms / 1000):
-                log.warning("joined before all earlier records were applied", requests=len(batch))
+            await self._catch_up(USERS_CONTEXT, USERS_FEEDBACK)
             for event, record, request, received_at in batch:
                 if generation != self._generation:
                     break  # a rebalance has taken these events back; they will be read again
                 if request is not None:
-                    await self._send(self.stage.join(record, request, received_at))
+                    try:
+                        joined = self.stage.join(record, request, received_at)
+                    except Exception as error:  # as above
+                        self._bury(record, error)
+                    else:
+                        await self._send(joined)
                 self._done.append(event)
 
-    def _barrier_topics(self) -> frozenset[str]:
-        return frozenset(full_name(self.kafka, topic) for topic in BARRIER_TOPICS)
+    async def _attribute_feedback(self) -> None:
+        """Apply feedback, in order, when the lists it may belong to are known."""
+        while True:
+            batch = await self._feedback.take()
+            generation = self._generation
+            await self._catch_up(RECOMMENDATIONS)
+            if generation == self._generation:
+                for event in batch:
+                    self._apply_feedback(event)
+
+    async def _catch_up(self, *topics: Topic) -> None:
+        """Wait until all that these topics hold now has been applied, at most for the grace."""
+        names = {full_name(self.kafka, topic) for topic in topics}
+        partitions = [
+            TopicPartition(tp.topic, tp.partition) for tp in self.faust.consumer.assignment() if tp.topic in names
+        ]
+        ends = await self._probe.end_offsets(partitions)
+        if RECOMMENDATIONS in topics:
+            # Written in transactions: the last offset of a partition is a commit marker, which no agent gets to see.
+            ends = {partition: end - 1 for partition, end in ends.items()}
+        if not await self.barrier.wait(ends, self.settings.state.grace_ms / 1000):
+            log.warning("went on before all earlier records were applied", topics=sorted(names))
 
     async def _flush_regularly(self) -> None:
         while True:
@@ -277,13 +293,15 @@ class StateApp:
     async def _on_revoked(self, *_: Any, **__: Any) -> None:
         """Give up partitions: what has not been flushed will be read again, by whoever gets them."""
         self._generation += 1
-        self._waiting.clear()
+        self._requests.clear()
+        self._feedback.clear()
         self._done.clear()
 
     async def _on_recovered(self, *_: Any, **__: Any) -> None:
         self._generation += 1
         self.barrier.reset()
-        self._waiting.clear()
+        self._requests.clear()
+        self._feedback.clear()
         self._done.clear()
         self.stage.recovered()
         notify_ready()

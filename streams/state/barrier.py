@@ -4,14 +4,18 @@ A fixed pause would be a guess. Kafka gives the exact answer: a record acknowled
 below the end offset that its partition has when the request has been read. So ask for the end offsets once (one round
 trip, shared by all requests that are waiting) and wait until everything below them has been applied. The configured
 grace is only the longest wait.
+
+An app that posts in transactions makes every wait that long: the commit marker at the end of a partition has an offset
+but never reaches an agent.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
+from typing import Generic, TypeVar
 
 from aiokafka import TopicPartition
 
-EndOffsets = Callable[[list[TopicPartition]], "asyncio.Future[Mapping[TopicPartition, int]]"]
+Entry = TypeVar("Entry")
 
 
 class Barrier:
@@ -53,7 +57,26 @@ class Barrier:
         return any(self.position(partition) < end for partition, end in ends.items())
 
 
-def partitions_of(topics: Iterable[str], numbers: Iterable[int]) -> list[TopicPartition]:
-    """Return the partitions of the same numbers of several topics."""
-    numbers = list(numbers)
-    return [TopicPartition(topic, number) for topic in topics for number in numbers]
+class Waitlist(Generic[Entry]):
+    """Entries in order; whoever takes them takes all there are."""
+
+    def __init__(self) -> None:
+        self._entries: list[Entry] = []
+        self._filled = asyncio.Event()
+
+    def add(self, entry: Entry) -> None:
+        """Append an entry."""
+        self._entries.append(entry)
+        self._filled.set()
+
+    async def take(self) -> list[Entry]:
+        """Return all entries, at least one, as soon as there is one."""
+        await self._filled.wait()
+        entries, self._entries = self._entries, []
+        self._filled.clear()
+        return entries
+
+    def clear(self) -> None:
+        """Drop everything."""
+        self._entries.clear()
+        self._filled.clear()
