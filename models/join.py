@@ -22,18 +22,13 @@ class GlobalState:
     def __init__(self) -> None:
         self.signals = ItemSignals()
         self.places = Places()
-        self._popular: dict[str, tuple[int, list[str]]] = {}
         self._numbers: dict[str, tuple[int, list[str], np.ndarray]] = {}
 
     def popular(self, domain: str) -> list[str]:
-        """Return what is popular this week and of all time, recomputed at most every 64 updates."""
-        updates, ids = self._popular.get(domain, (-64, []))
-        if self.signals.updates - updates >= 64 or len(ids) < MAX_POPULAR:
-            week = self.signals.most_popular(domain, WEEK_COLUMN, MAX_POPULAR // 2)
-            ever = self.signals.most_popular(domain, ALL_TIME_COLUMN, MAX_POPULAR)
-            ids = list(dict.fromkeys([*week, *ever]))[:MAX_POPULAR]
-            self._popular[domain] = (self.signals.updates, ids)
-        return ids
+        """Return what is popular this week and of all time."""
+        week = self.signals.most_popular(domain, WEEK_COLUMN, MAX_POPULAR // 2)
+        ever = self.signals.most_popular(domain, ALL_TIME_COLUMN, MAX_POPULAR)
+        return list(dict.fromkeys([*week, *ever]))[:MAX_POPULAR]
 
     def near(self, domain: str, origin: Location, scale_metres: float) -> list[str]:
         """Return the items around a place that weigh most by popularity and closeness, best first."""
@@ -51,12 +46,10 @@ class GlobalState:
         return [ids[k] for k in within[best]]
 
     def _signal_numbers(self, domain: str, ids: list[str]) -> np.ndarray:
-        known = len(self.signals.ids)
+        known = len(self.signals)
         cached = self._numbers.get(domain)
         if cached is None or cached[0] != known or cached[1] is not ids:
-            index = self.signals.index
-            numbers = np.array([index.get(item_id, -1) for item_id in ids], np.int64)
-            cached = self._numbers[domain] = (known, ids, numbers)
+            cached = self._numbers[domain] = (known, ids, self.signals.numbers(domain, ids))
         return cached[2]
 
 
@@ -80,14 +73,13 @@ def join(
     context = context_as_of(user, event_time, request.context)
     history, last = history_as_of(user, event_time, request.session_id, index_of)
     signals = everybody.signals
-    followers = signals.followers(last) if last is not None else {}
+    followers = signals.followers(pack.name, last) if last is not None else {}
     ranked = sorted(followers, key=lambda item: (-followers[item], item))[:MAX_FOLLOWED]
     origin = context.location or (everybody.places.location(last) if last is not None else None)
     near = everybody.near(pack.name, origin, pack.near_metres) if origin else []
     for item in (*ranked, *near, *everybody.popular(pack.name)):
         index_of.setdefault(item, len(index_of))
     items = list(index_of)
-    numbers = np.array([signals.index.get(item, -1) for item in items], np.int64)
     return JoinedRequest(
         request=request,
         event_time=event_time,
@@ -96,7 +88,7 @@ def join(
         items=items,
         history=history,
         signals=Signals(
-            popularity=signals.popularity(numbers).tolist(),
+            popularity=signals.popularity(signals.numbers(pack.name, items)).tolist(),
             popularity_total=signals.total(pack.name).tolist(),
             followed=[followers.get(item, 0) for item in items],
             followed_total=sum(followers.values()),

@@ -7,24 +7,37 @@ changes nothing, so a stage that reads a topic again after a crash counts nothin
 import zlib
 from bisect import bisect_right, insort
 from collections.abc import Iterable
+from typing import Any
 
 import msgspec
 
 from models.panes import Panes
-from schemas.records import INTERACTION_KINDS, Context, Feedback, FeedbackKind, History, Recommendation
+from schemas.records import (
+    INTERACTION_KINDS,
+    Attributes,
+    Context,
+    Feedback,
+    FeedbackKind,
+    History,
+    Recommendation,
+    Source,
+)
 
 MAX_INTERACTIONS = 300
 MAX_OLDER_ITEMS = 200
 MAX_CONTEXTS = 8
+MAX_CONTEXT_FIELDS = 100  # of all kinds that only a domain knows; what the contract allows in one record
 MAX_SLATES = 4
 CONTEXT_TTL_MS = 24 * 3600 * 1000
 KIND_CODE: dict[FeedbackKind, int] = {kind: code for code, kind in enumerate(INTERACTION_KINDS)}
 DISMISSAL = KIND_CODE["dismissal"]
+PLAIN_FIELDS = tuple(name for name in Context.__struct_fields__ if name != "fields")
 
 
 class Slate(msgspec.Struct, array_like=True):
     """A list that was recommended and may still get feedback."""
 
+    source: Source  # of its request, which tells lists apart: apps may use a request id twice
     request_id: str
     time: int  # event time of its request, milliseconds
     model: str
@@ -63,10 +76,20 @@ def already_applied(state: UserState, topic: str, offset: int) -> bool:
 
 
 def apply_context(state: UserState, time: int, context: Context) -> None:
-    """Add a context update, keeping the newest few by event time."""
+    """Add a context update, keeping the newest few by event time, and older ones that alone know a field.
+
+    An app that posts a location every minute must not push out the weather of an hour ago.
+    """
     insort(state.contexts, (time, context), key=lambda entry: entry[0])
-    del state.contexts[:-MAX_CONTEXTS]
     state.last_time = max(state.last_time, time)
+    kept: list[tuple[int, Context]] = []
+    known: set[str] = set()
+    for entry in reversed(state.contexts[:-MAX_CONTEXTS]):
+        names = _set_fields(entry[1])
+        if not names <= known and len(kept) < MAX_CONTEXTS:
+            kept.insert(0, entry)
+        known |= names
+    state.contexts[:-MAX_CONTEXTS] = kept
 
 
 def apply_feedback(state: UserState, time: int, feedback: Feedback) -> str | None:
@@ -90,16 +113,6 @@ def apply_feedback(state: UserState, time: int, feedback: Feedback) -> str | Non
     if len(state.item) > MAX_INTERACTIONS:
         _fold_oldest(state)
     return previous
-
-
-def chosen_before(state: UserState, time: int, feedback: Feedback) -> str | None:
-    """Return what ``apply_feedback`` returned for an interaction that the row contains already."""
-    for index in range(bisect_right(state.time, time) - 1, -1, -1):
-        if state.time[index] != time:
-            break
-        if state.item[index] == feedback.item_id:
-            return last_chosen(state, index, session_code(feedback.session_id))
-    return None
 
 
 def last_chosen(state: UserState, position: int, session: int) -> str | None:
@@ -129,16 +142,21 @@ def context_as_of(state: UserState, time: int, override: Context | None) -> Cont
 
 
 def merge_contexts(contexts: Iterable[Context]) -> Context:
-    """Return one context in which later ones win, field by field."""
-    merged = Context()
+    """Return one context in which later ones win, field by field; of too many domain fields the newest stay."""
+    merged: dict[str, Any] = {}
+    fields: Attributes = {}
     for context in contexts:
-        changes = {
-            name: value
-            for name in ("location", "weather", "temperature", "time_zone", "device", "company")
-            if (value := getattr(context, name)) is not None
-        }
-        merged = msgspec.structs.replace(merged, **changes, fields={**merged.fields, **context.fields})
-    return merged
+        merged |= {name: value for name in PLAIN_FIELDS if (value := getattr(context, name)) is not None}
+        for name, value in context.fields.items():
+            fields.pop(name, None)
+            fields[name] = value
+    return Context(**merged, fields=dict(list(fields.items())[-MAX_CONTEXT_FIELDS:]))
+
+
+def _set_fields(context: Context) -> set[str]:
+    return {name for name in PLAIN_FIELDS if getattr(context, name) is not None} | {
+        f"fields.{k}" for k in context.fields
+    }
 
 
 def history_as_of(
@@ -168,9 +186,10 @@ def history_as_of(
 
 def apply_recommendation(state: UserState, time: int, recommendation: Recommendation) -> list[Slate]:
     """Remember a list for attribution and return the ones that had to make room. The same list again is no news."""
-    if any(slate.request_id == recommendation.request_id for slate in state.slates):
+    if any(slate.source == recommendation.source for slate in state.slates):
         return []
     slate = Slate(
+        source=recommendation.source,
         request_id=recommendation.request_id,
         time=time,
         model=recommendation.model,

@@ -1,5 +1,6 @@
 """Feedback joined to the list it belongs to, and the training example that comes of it. Pure functions."""
 
+import hashlib
 from collections.abc import Sequence
 from typing import Literal
 
@@ -15,18 +16,16 @@ Attribution = tuple[Slate, Literal["request_id", "last_touch"]]
 def attribute(slates: Sequence[Slate], feedback: Feedback, time: int, window_ms: int) -> Attribution | None:
     """Return the list an action belongs to, or None.
 
-    By request id where the app sent one; else last touch: the newest list, at most ``window_ms`` of event time older
-    than the action, that has the item on it.
+    It is the newest list, at most ``window_ms`` of event time older than the action, that has the item on it and, where
+    the app sent a request id, answers that request; without a request id that is last touch.
     """
-    open_slates = [slate for slate in slates if slate.time <= time <= slate.time + window_ms]
-    if feedback.request_id is not None:
-        for slate in open_slates:
-            if slate.request_id == feedback.request_id and feedback.item_id in slate.items:
-                return slate, "request_id"
-        return None
-    for slate in reversed(open_slates):
-        if feedback.item_id in slate.items:
-            return slate, "last_touch"
+    for slate in reversed(slates):
+        if (
+            slate.time <= time <= slate.time + window_ms
+            and feedback.item_id in slate.items
+            and feedback.request_id in (None, slate.request_id)
+        ):
+            return slate, "last_touch" if feedback.request_id is None else "request_id"
     return None
 
 
@@ -43,7 +42,7 @@ def action_example(
     if feedback.kind == "rating" and feedback.rating is not None:
         value *= feedback.rating
     return TrainingExample(
-        example_id=f"{slate.request_id}/{feedback.kind}/{feedback.item_id}"[:200],
+        example_id=_example_id(slate, feedback.kind, feedback.item_id),
         request_id=slate.request_id,
         model=slate.model,
         joined=msgspec.Raw(joined),
@@ -58,13 +57,19 @@ def action_example(
 def no_action_example(slate: Slate, joined: bytes) -> TrainingExample:
     """Return the example of a list whose window closed without an action."""
     return TrainingExample(
-        example_id=f"{slate.request_id}/none"[:200],
+        example_id=_example_id(slate, "none"),
         request_id=slate.request_id,
         model=slate.model,
         joined=msgspec.Raw(joined),
         shown=_shown(slate, None, 0.0),
         action="none",
     )
+
+
+def _example_id(slate: Slate, *what: str) -> str:
+    """Return the same id for the same action on the same list, whatever ids apps make up."""
+    name = "/".join((str(slate.source.partition), str(slate.source.offset), *what))
+    return hashlib.blake2b(name.encode(), digest_size=16).hexdigest()
 
 
 def _shown(slate: Slate, chosen: str | None, value: float) -> list[Shown]:

@@ -16,6 +16,7 @@ from collections.abc import AsyncIterable, Callable, Mapping, Sequence
 from typing import Any
 
 import faust
+import msgspec
 import structlog
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread
@@ -84,8 +85,8 @@ class StateApp:
         self.stage = StateStage(
             settings.state,
             Rows(tables["users"], UserState, UserState),
-            Rows(tables["items"], ItemRow, lambda: ItemRow(domain="")),
-            Rows(tables["served"], Served, lambda: Served(0, 0, b"", b"")),  # type: ignore[arg-type]
+            Rows(tables["items"], ItemRow, ItemRow),
+            Rows(tables["served"], Served, lambda: Served(0, b"", msgspec.Raw())),
         )
         self.barrier = Barrier(self._start_offset)
         self._producer = AIOKafkaProducer(
@@ -229,8 +230,8 @@ class StateApp:
     async def _flush(self) -> None:
         """Publish, then write the changed rows, then release the events behind them.
 
-        The snapshot is taken at one instant and rows are written last: a row that says "seen" is only ever durable
-        after everything that seeing it caused.
+        The snapshot is taken at one instant; rows are written last, and users' rows after all others: a row that says
+        "seen" is only ever durable after everything that seeing it caused.
         """
         async with self._flushing:
             generation = self._generation
@@ -244,12 +245,11 @@ class StateApp:
                 await self._send(outbound)
             unconfirmed, self._unconfirmed = self._unconfirmed, []
             await asyncio.gather(*unconfirmed)
-            written = [
-                await self._producer.send(name, value, key, partition=partition)
-                for name, rows in changes
-                for partition, key, value in rows
-            ]
-            await asyncio.gather(*written)
+            for name, rows in reversed(changes):
+                written = [
+                    await self._producer.send(name, value, key, partition=partition) for partition, key, value in rows
+                ]
+                await asyncio.gather(*written)
             if generation == self._generation:
                 for event in done:
                     event.ack()

@@ -4,7 +4,7 @@ from schemas.records import Record
 from schemas.topics import MIB, Topic
 
 APPLICATION = "state"  # also the name of the consumer group; Faust derives changelog names from it
-TABLES = ("users", "items", "served")
+TABLES = ("users", "items", "served")  # written in the opposite order, see StateApp
 CHANGELOGS = tuple(
     Topic(
         f"{APPLICATION}-{name}-changelog", Record, f"rows of the state table {name}", "original key", "compact",

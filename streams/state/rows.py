@@ -23,17 +23,17 @@ class Rows(Generic[Row]):
         self._new = new
         self._decoder = msgspec.msgpack.Decoder(kind)
         self._encoder = msgspec.msgpack.Encoder()
-        self._live: dict[bytes, Row] = {}
+        self._live: dict[bytes, Row | None] = {}  # None: deleted, and still in the table until the flush
         self._changed: dict[bytes, int] = {}  # key -> partition of the changelog
 
     def get(self, key: bytes) -> Row | None:
         """Return the row, or None."""
-        row = self._live.get(key)
-        if row is None:
-            raw = self.table.data.get(key)
-            if raw is None:
-                return None
-            row = self._live[key] = self._decoder.decode(raw)
+        if key in self._live:
+            return self._live[key]
+        raw = self.table.data.get(key)
+        if raw is None:
+            return None
+        row = self._live[key] = self._decoder.decode(raw)
         return row
 
     def change(self, key: bytes, partition: int) -> Row:
@@ -51,8 +51,8 @@ class Rows(Generic[Row]):
 
     def delete(self, key: bytes, partition: int) -> None:
         """Remove a row; its changelog gets a tombstone."""
-        self._live.pop(key, None)
-        if self.table.data.pop(key, None) is not None or key in self._changed:
+        if self.get(key) is not None:
+            self._live[key] = None
             self._changed[key] = partition
 
     def drain(self) -> Iterator[tuple[int, bytes, bytes | None]]:
@@ -61,6 +61,7 @@ class Rows(Generic[Row]):
         for key, partition in changed.items():
             row = self._live.get(key)
             if row is None:
+                self._live.pop(key, None)
                 self.table.data.pop(key, None)
                 yield partition, key, None
             else:

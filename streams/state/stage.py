@@ -17,11 +17,10 @@ from models.user_state import (
     apply_context,
     apply_feedback,
     apply_recommendation,
-    chosen_before,
 )
-from schemas.codec import decode, decode_key, encode
+from schemas.codec import DecodeError, decode, decode_key, encode
 from schemas.domains import pack_for
-from schemas.records import Context, Erasure, Feedback, Item, JoinedRequest, Recommendation, Request, Source
+from schemas.records import Context, Erasure, Feedback, Item, Recommendation, Request, Source
 from schemas.topics import (
     REQUESTS_JOINED,
     RETRAINING,
@@ -34,13 +33,14 @@ from streams.settings import StateSettings
 from streams.state.rows import Rows
 
 DAY_MS = 24 * 3600 * 1000
+MAX_CONTEXT_BYTES = 16 * 1024  # a row keeps several
+MAX_REQUEST_BYTES = 512 * 1024  # joined with what a row can hold it still fits into `requests.joined`
 
 
 class Served(msgspec.Struct, array_like=True):
     """A joined request, kept until the attribution window of its list has closed."""
 
-    time: int
-    partition: int
+    time: int  # event time, milliseconds
     user: bytes
     joined: msgspec.Raw
 
@@ -77,7 +77,8 @@ class Due:
     """Event-time timers of one partition."""
 
     watermark: int = 0
-    slates: list[tuple[int, bytes, str]] = field(default_factory=list)  # (when its window closes, user, request id)
+    joined: int = -1  # highest offset of `users.requests` joined in this process
+    windows: list[tuple[int, int, bytes]] = field(default_factory=list)  # (when it closes, request's offset, user)
     idle: list[tuple[int, bytes]] = field(default_factory=list)  # (when to look whether the user has been idle, user)
 
 
@@ -106,12 +107,15 @@ class StateStage:
         self.everybody = GlobalState()
         self.everybody.places = places
         for key, row in self.items:
-            partition, item_id = key.decode().split("/", 1)
-            self.everybody.signals.load(int(partition), item_id, row)
+            partition, domain, item_id = key.decode().split("/", 2)
+            self.everybody.signals.load((int(partition), domain, item_id), row)
         for key, user in self.users:
             self._remind(user.partition, key, user.last_time + self._idle_ms)
             for slate in user.slates:
-                heapq.heappush(self._due[user.partition].slates, (slate.time + self._window_ms, key, slate.request_id))
+                self._open_window(slate.source, slate.time, key)
+        for key, served in self.served:
+            partition, offset = key.decode().split("/")
+            self._open_window(Source(partition=int(partition), offset=int(offset)), served.time, served.user)
 
     def put_item(self, item_id: str, item: Item | None) -> None:
         """Follow the catalogue; None removes the item."""
@@ -139,6 +143,7 @@ class StateStage:
     def on_context(self, record: Inbound) -> None:
         """Apply a context update."""
         self.check(record)
+        _check_size(record, MAX_CONTEXT_BYTES)
         context = decode(Context, record.value)
         user = self._user(record)
         if not already_applied(user, USERS_CONTEXT.name, record.offset):
@@ -151,6 +156,10 @@ class StateStage:
         feedback = decode(Feedback, record.value)
         pack = pack_for(feedback.domain)
         user = self._user(record)
+        if already_applied(user, USERS_FEEDBACK.name, record.offset):
+            # A row is written after everything that its events caused: examples and item rows have this one.
+            self._advance(record)
+            return
         attributed = attribute(user.slates, feedback, record.time, self._window_ms)
         if attributed is not None and feedback.kind == "impression":
             slate = attributed[0]
@@ -159,37 +168,37 @@ class StateStage:
         elif attributed is not None:
             slate, how = attributed
             slate.acted = True
-            served = self.served.get(_served_key(record.key, slate.request_id))
+            served = self.served.get(_served_key(slate.source))
             if served is not None:
                 example = action_example(slate, how, feedback, record.time, bytes(served.joined), pack)
                 self._publish(RETRAINING, record.partition, record.time, record.key, encode(example))
-        if already_applied(user, USERS_FEEDBACK.name, record.offset):
-            previous = chosen_before(user, record.time, feedback)
-        else:
-            previous = apply_feedback(user, record.time, feedback)
+        previous = apply_feedback(user, record.time, feedback)
         if feedback.kind not in {"impression", "dismissal"}:
             self._count(record, feedback.item_id, pack.name, previous)
         self._advance(record)
 
     def on_recommendation(self, record: Inbound) -> None:
-        """Remember a list for attribution."""
+        """Remember a list for attribution, unless its window has closed or its user has been forgotten meanwhile."""
+        self.check(record)
         recommendation = decode(Recommendation, record.value)
-        user = self._user(record)
-        for closed in apply_recommendation(user, record.time, recommendation):
-            self._close(record.partition, record.key or b"", closed)
-        if any(slate.request_id == recommendation.request_id for slate in user.slates):
-            due = record.time + self._window_ms
-            heapq.heappush(self._due[record.partition].slates, (due, record.key or b"", recommendation.request_id))
+        source = recommendation.source
+        # After a crash a list may come back before its request has been joined once more.
+        if self.served.get(_served_key(source)) is not None or source.offset > self._due[record.partition].joined:
+            user = self._user(record)
+            for closed in apply_recommendation(user, record.time, recommendation):
+                self._close(closed.source, record.key or b"", closed)
+            self._open_window(source, record.time, record.key or b"")
         self._advance(record)
 
     def on_erasure(self, record: Inbound) -> None:
         """Forget a user."""
         self.check(record)
         decode(Erasure, record.value)
-        user = self._user(record)
-        for slate in user.slates:
-            self.served.delete(_served_key(record.key, slate.request_id), record.partition)
+        for _, offset, key in self._due[record.partition].windows:
+            if key == record.key:
+                self.served.delete(_served_key(Source(partition=record.partition, offset=offset)), record.partition)
         self.users.delete(record.key or b"", record.partition)
+        self._advance(record)
 
     def read_request(self, record: Inbound) -> Request:
         """Return the request of a record.
@@ -199,16 +208,16 @@ class StateStage:
 
         """
         self.check(record)
+        _check_size(record, MAX_REQUEST_BYTES)
         request = decode(Request, record.value)
         pack_for(request.domain)
         return request
 
     def join(self, record: Inbound, request: Request, received_at: int) -> Outbound:
         """Return the joined request: the same bytes again if it has been joined before."""
-        key = _served_key(record.key, request.request_id)
-        served = self.served.get(key)
-        value = bytes(served.joined) if served is not None else b""
-        if not value or decode(JoinedRequest, value).source.offset != record.offset:
+        source = Source(partition=record.partition, offset=record.offset)
+        served = self.served.get(_served_key(source))
+        if served is None:
             user = self.users.get(record.key or b"") or UserState()
             joined = join(
                 user,
@@ -216,16 +225,16 @@ class StateStage:
                 pack_for(request.domain),
                 request,
                 event_time=record.time,
-                source=Source(partition=record.partition, offset=record.offset),
+                source=source,
                 received_at=received_at,
                 joined_at=int(clock.time() * 1000),
             )
-            value = encode(joined)
-            self.served.put(
-                key, record.partition, Served(record.time, record.partition, record.key or b"", msgspec.Raw(value))
-            )
+            served = Served(record.time, record.key or b"", msgspec.Raw(encode(joined)))
+            self.served.put(_served_key(source), record.partition, served)
+            self._open_window(source, record.time, record.key or b"")
+        self._due[record.partition].joined = record.offset
         self._advance(record)
-        return Outbound(REQUESTS_JOINED, record.partition, record.time, record.key or b"", value)
+        return Outbound(REQUESTS_JOINED, record.partition, record.time, record.key or b"", bytes(served.joined))
 
     def _user(self, record: Inbound) -> UserState:
         known = self.users.get(record.key or b"") is not None
@@ -237,10 +246,8 @@ class StateStage:
 
     def _count(self, record: Inbound, item_id: str, domain: str, previous: str | None) -> None:
         signals = self.everybody.signals
-        for partition, changed in signals.apply(
-            record.partition, record.offset, record.time, domain, item_id, previous
-        ):
-            self.items.put(f"{partition}/{changed}".encode(), partition, signals.rows[partition, changed])
+        for key in signals.apply(record.partition, record.offset, record.time, domain, item_id, previous):
+            self.items.put("/".join(map(str, key)).encode(), record.partition, signals.rows[key])
 
     def _publish(self, topic: Topic, partition: int, time: int, key: bytes | None, value: bytes) -> None:
         self.outbox.append(Outbound(topic, partition, time, key or b"", value))
@@ -248,17 +255,21 @@ class StateStage:
     def _remind(self, partition: int, key: bytes, when: int) -> None:
         heapq.heappush(self._due[partition].idle, (when, key))
 
+    def _open_window(self, source: Source, time: int, key: bytes) -> None:
+        heapq.heappush(self._due[source.partition].windows, (time + self._window_ms, source.offset, key))
+
     def _advance(self, record: Inbound) -> None:
         """Move the partition's event time and do what has come due."""
         due = self._due[record.partition]
         due.watermark = max(due.watermark, record.time)
-        while due.slates and due.slates[0][0] < due.watermark:
-            _, key, request_id = heapq.heappop(due.slates)
+        while due.windows and due.windows[0][0] < due.watermark:
+            _, offset, key = heapq.heappop(due.windows)
+            source = Source(partition=record.partition, offset=offset)
             user = self.users.get(key)
-            slate = next((slate for slate in user.slates if slate.request_id == request_id), None) if user else None
-            if user is not None and slate is not None and slate.time + self._window_ms < due.watermark:
+            slate = next((slate for slate in user.slates if slate.source == source), None) if user else None
+            if slate is not None:
                 self.users.change(key, record.partition).slates.remove(slate)
-                self._close(record.partition, key, slate)
+            self._close(source, key, slate)
         while due.idle and due.idle[0][0] < due.watermark:
             _, key = heapq.heappop(due.idle)
             user = self.users.get(key)
@@ -269,17 +280,19 @@ class StateStage:
             else:
                 self._remind(record.partition, key, user.last_time + self._idle_ms)
 
-    def _close(self, partition: int, key: bytes, slate: Slate) -> None:
+    def _close(self, source: Source, key: bytes, slate: Slate | None) -> None:
         """Write the example of a list that got no action, and let go of its joined request."""
-        served_key = _served_key(key, slate.request_id)
-        served = self.served.get(served_key)
-        if served is None:
-            return
-        if not slate.acted:
+        served = self.served.get(_served_key(source))
+        if served is not None and slate is not None and not slate.acted:
             example = no_action_example(slate, bytes(served.joined))
-            self._publish(RETRAINING, partition, slate.time + self._window_ms, key, encode(example))
-        self.served.delete(served_key, partition)
+            self._publish(RETRAINING, source.partition, slate.time + self._window_ms, key, encode(example))
+        self.served.delete(_served_key(source), source.partition)
 
 
-def _served_key(user: bytes | None, request_id: str) -> bytes:
-    return (user or b"") + b"\0" + request_id.encode()
+def _served_key(source: Source) -> bytes:
+    return b"%d/%d" % (source.partition, source.offset)
+
+
+def _check_size(record: Inbound, most: int) -> None:
+    if record.value is not None and len(record.value) > most:
+        raise DecodeError(f"{len(record.value)} bytes; a record of {record.topic.name} has at most {most}")
