@@ -11,6 +11,8 @@ from models.places import distances, unit_vector
 from schemas.domains import DomainPack
 from schemas.records import Attributes, Constraints, Context, Item
 
+LATEST_MS = 253_402_214_400_000  # 9999-12-31 UTC: the last day that exists in every time zone
+
 
 def allowed_rows(
     catalogue: Catalogue, pack: DomainPack, constraints: Constraints | None, context: Context, event_time: int
@@ -72,7 +74,7 @@ def _zone(name: str | None) -> tzinfo:
 
 
 def _minute_of_week(moment: int, zone: tzinfo) -> int:
-    local = datetime.fromtimestamp(moment / 1000, zone)
+    local = datetime.fromtimestamp(min(moment, LATEST_MS) / 1000, zone)
     return local.weekday() * 1440 + local.hour * 60 + local.minute
 
 

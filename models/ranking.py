@@ -72,7 +72,11 @@ def rank(
     mentioned = catalogue.rows(joined.items)
     if not pack.repeats:
         chosen = mentioned[
-            [item for item, kind in zip(joined.history.item, joined.history.kind, strict=True) if kind > CLICK]
+            [
+                item
+                for item, kind in zip(joined.history.item, joined.history.kind, strict=True)
+                if kind not in {CLICK, DISMISSAL}
+            ]
         ]
         allowed[chosen[chosen >= 0]] = False
     text = _text_part(cosines, allowed, weights)
@@ -182,8 +186,8 @@ def _behaviour_parts(joined: JoinedRequest, last: int | None, weights: Weights) 
         parts[:, SEQUENCE] = weights.sequence * share(after * worth, prior=1e-9)
     if signals.followed_total:
         parts[:, FOLLOWED] = weights.followed * np.array(signals.followed) / signals.followed_total
-    popularity = np.array(signals.popularity, np.float64).reshape(total, -1)
-    if total and popularity.shape[1]:
+    if signals.popularity:
+        popularity = np.array(signals.popularity, np.float64)
         for column, half in ((WEEK, 0.5), (popularity.shape[1] - 1, 0.5)):
             everybody = signals.popularity_total[column]
             if everybody:
@@ -245,12 +249,16 @@ def _why(
     origin = joined.context.location
     here = unit_vector(origin) if origin else np.full(3, np.nan)
     metres = float(distances(catalogue.point[row : row + 1], here)[0])
-    strongest = [PARTS[k] for k in np.argsort(-parts)[:2] if parts[k] > 0.005]
     visits = 0
-    if "visited" in strongest:
-        number = joined.items.index(catalogue.item_ids[row])
-        visits = sum(1 for k in joined.history.item if k == number)
-        visits += sum(n for k, n in zip(joined.history.older_item, joined.history.older, strict=True) if k == number)
+    if parts[VISITED]:
+        number, history = joined.items.index(catalogue.item_ids[row]), joined.history
+        visits = sum(
+            k == number and kind not in {CLICK, DISMISSAL} for k, kind in zip(history.item, history.kind, strict=True)
+        )
+        visits += sum(n for k, n in zip(history.older_item, history.older, strict=True) if k == number)
+    # Only what is true may be said: a place the user only clicked on, or one near the last stop, is nothing to name.
+    untold = {name for name, told in (("visited", visits > 0), ("near", origin is not None)) if not told}
+    strongest = [PARTS[k] for k in np.argsort(-parts) if parts[k] > 0.005 and PARTS[k] not in untold][:2]
     values = {
         "distance": f"{metres / 1000:.1f} km" if metres >= 950 else f"{metres:.0f} m",
         "visits": visits,
