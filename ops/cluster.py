@@ -1,5 +1,6 @@
 """Which cluster a command talks to: the configured one, or the embedded broker that `tablecast up` runs."""
 
+import contextlib
 from pathlib import Path
 
 from streams.settings import Settings
@@ -25,6 +26,17 @@ def connected(settings: Settings) -> Settings:
     if broker is None:
         raise LookupError("no cluster is configured and no broker runs here: start `tablecast up` in another terminal")
     return with_bootstrap(settings, broker.bootstrap)
+
+
+def connected_or_started(settings: Settings, stack: contextlib.AsyncExitStack) -> Settings:
+    """Return the settings with a cluster to talk to; without one, start a broker that ends with ``stack``."""
+    from ops.broker import start_broker
+
+    try:
+        return connected(settings)
+    except LookupError:
+        broker = stack.enter_context(start_broker(broker_folder(settings)))
+        return with_bootstrap(settings, broker.bootstrap)
 
 
 def with_bootstrap(settings: Settings, bootstrap: str) -> Settings:

@@ -19,7 +19,7 @@ from models import dataset
 from models.dataset import Dataset
 from models.evaluation import catalogue_item, posted_feedback, posted_request, timeline
 from models.metrics import summarise
-from ops.cluster import broker_folder, connected, with_bootstrap
+from ops.cluster import connected_or_started
 from ops.stages import Stage
 from schemas.codec import decode, encode
 from schemas.domains import DomainPack
@@ -30,7 +30,7 @@ from streams.settings import Settings
 from streams.state.changelogs import CHANGELOGS
 from streams.topic_admin import apply_topics, delete_topics
 
-ANSWER_SECONDS = 60.0  # one answer may take so long; the first one waits for the catalogue
+ANSWER_SECONDS = 900.0  # the first answer waits until the whole history before it has been applied
 EVENTS_IN_FLIGHT = 500
 
 
@@ -45,7 +45,7 @@ async def evaluate_through_kafka(
     """
     async with contextlib.AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tablecast-evaluate-")))
-        settings = _own_settings(_with_broker(settings, stack), folder)
+        settings = _own_settings(connected_or_started(settings, stack), folder)
         await apply_topics(settings.kafka, extra=CHANGELOGS)
         stack.push_async_callback(delete_topics, settings.kafka, (*TOPICS, *CHANGELOGS))
         options = client_options(settings.kafka)
@@ -120,22 +120,11 @@ async def _post_items(producer: AIOKafkaProducer, settings: Settings, data: Data
     await asyncio.gather(*sent)
 
 
-def _with_broker(settings: Settings, stack: contextlib.AsyncExitStack) -> Settings:
-    """Use the cluster there is; without one, start a broker for the time being."""
-    from ops.broker import start_broker
-
-    try:
-        return connected(settings)
-    except LookupError:
-        broker = stack.enter_context(start_broker(broker_folder(settings)))
-        return with_bootstrap(settings, broker.bootstrap)
-
-
 def _own_settings(settings: Settings, folder: Path) -> Settings:
     """Return settings under which nothing is shared with a running system and every answer is a full one."""
     kafka = settings.kafka.model_copy(
         update={"prefix": f"{settings.kafka.prefix}evaluate-{uuid.uuid4().hex[:8]}.", "keep_history": True}
     )
     inference = settings.inference.model_copy(update={"budget_ms": None})
-    state = settings.state.model_copy(update={"grace_ms": 30_000, "idle_days": 100_000})
+    state = settings.state.model_copy(update={"grace_ms": 1000 * int(ANSWER_SECONDS), "idle_days": 100_000})
     return settings.model_copy(update={"kafka": kafka, "inference": inference, "state": state, "data_dir": folder})
