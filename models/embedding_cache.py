@@ -12,21 +12,19 @@ from numpy.typing import NDArray
 from .encoder import Encoder
 
 _TEXTS_PER_STEP = 64  # encoded, stored and reported together
+_KEYS_PER_QUERY = 500  # SQLite takes at most 999 parameters in its older builds
 _log = structlog.get_logger(__name__)
 
 
 class EmbeddingCache:
-    """A SQLite file of vectors by encoder version and text. A damaged file is replaced by an empty one."""
+    """A SQLite file of vectors by encoder version and text. A damaged file is replaced by an empty one.
+
+    Any thread may use it, one at a time.
+    """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            self._database = _open(path)
-        except sqlite3.DatabaseError as error:
-            _log.warning("replacing a damaged embedding cache", path=str(path), reason=str(error))
-            path.unlink()
-            self._database = _open(path)
+        self._database = _open(path)
 
     def encode(
         self,
@@ -41,7 +39,7 @@ class EmbeddingCache:
         """
         keys = [hashlib.sha256(text.encode("utf-8", "replace")).digest() for text in texts]
         wanted = dict(zip(keys, texts, strict=True))
-        vectors = self._stored(encoder)
+        vectors = self._stored(encoder, list(wanted))
         missing = [key for key in wanted if key not in vectors]
         for start in range(0, len(missing), _TEXTS_PER_STEP):
             step = missing[start : start + _TEXTS_PER_STEP]
@@ -57,23 +55,43 @@ class EmbeddingCache:
     def close(self) -> None:
         self._database.close()
 
-    def _stored(self, encoder: Encoder) -> dict[bytes, NDArray[np.float32]]:
-        rows = self._database.execute("SELECT text, vector FROM vectors WHERE encoder = ?", (encoder.version,))
-        return {text: np.frombuffer(vector, np.float32) for text, vector in rows}
+    def _stored(self, encoder: Encoder, keys: list[bytes]) -> dict[bytes, NDArray[np.float32]]:
+        vectors = {}
+        for start in range(0, len(keys), _KEYS_PER_QUERY):
+            some = keys[start : start + _KEYS_PER_QUERY]
+            marks = ",".join("?" * len(some))
+            query = f"SELECT text, vector FROM vectors WHERE encoder = ? AND text IN ({marks})"  # noqa: S608 - only marks
+            for text, vector in self._database.execute(query, (encoder.version, *some)):
+                vectors[text] = np.frombuffer(vector, np.float32)
+        return vectors
 
 
 def _open(path: Path) -> sqlite3.Connection:
-    database = sqlite3.connect(path, timeout=30)  # another process may be writing
     try:
-        database.execute("PRAGMA journal_mode = WAL")
+        return _connect(path)
+    except sqlite3.OperationalError:
+        raise  # locked, or not writable: the file itself may be sound
+    except sqlite3.DatabaseError as error:
+        _log.warning("replacing a damaged embedding cache", path=str(path), reason=str(error))
+        path.unlink()
+        return _connect(path)
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    database = sqlite3.connect(path, timeout=30, check_same_thread=False)  # another process may be writing
+    try:
         database.execute(
             "CREATE TABLE IF NOT EXISTS vectors"
             " (encoder TEXT, text BLOB, vector BLOB, PRIMARY KEY (encoder, text)) WITHOUT ROWID",
         )
-        ((state,),) = database.execute("PRAGMA quick_check(1)")
-        if state != "ok":
-            raise sqlite3.DatabaseError(state)
+        _check(database)
     except sqlite3.DatabaseError:
         database.close()
         raise
     return database
+
+
+def _check(database: sqlite3.Connection) -> None:
+    ((state,),) = database.execute("PRAGMA quick_check(1)")
+    if state != "ok":
+        raise sqlite3.DatabaseError(state)
