@@ -168,14 +168,19 @@ class ItemSignals:
             return
         old, self._watermark_pane = self._watermark_pane, pane
         self._leaders = {key: leaders for key, leaders in self._leaders.items() if key[1] == WINDOWS}
-        for number in sorted(self._panes):
-            for window, hours in enumerate(POPULARITY_WINDOWS_HOURS):
-                if old - hours < number <= pane - hours:
-                    for item, count in self._panes[number].items():
-                        self._counts[item, window] -= count
-                        self._domain_totals[self._names[item][0]][window] -= count
-            if number <= pane - LONGEST_WINDOW_PANES:
-                del self._panes[number]
+        for window, hours in enumerate(POPULARITY_WINDOWS_HOURS):
+            for number in self._panes_between(old - hours, pane - hours):
+                for item, count in self._panes[number].items():
+                    self._counts[item, window] -= count
+                    self._domain_totals[self._names[item][0]][window] -= count
+        for number in self._panes_between(old - LONGEST_WINDOW_PANES, pane - LONGEST_WINDOW_PANES):
+            del self._panes[number]
+
+    def _panes_between(self, after: int, last: int) -> list[int]:
+        """Return the panes above ``after`` up to ``last`` that hold anything: few after an hour, many after years."""
+        if last - after > len(self._panes):
+            return [number for number in self._panes if after < number <= last]
+        return [number for number in range(after + 1, last + 1) if number in self._panes]
 
     def _count(self, domain: str, item_id: str, pane: int, count: int) -> None:
         number, totals = self._numbers[domain, item_id], self._totals(domain)
