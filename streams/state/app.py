@@ -80,8 +80,11 @@ class StateApp:
         options = client_options(self.kafka)
         self.faust = _faust_app(settings, options)
         self.faust.transport.Consumer = _PromptConsumer
-        raw = faust.Schema(key_type=bytes, value_type=bytes, key_serializer="raw", value_serializer="raw")
-        tables = {name: self.faust.Table(name, partitions=self.kafka.partitions, schema=raw) for name in TABLES}
+        # By type: a schema's own serializers are overwritten with JSON when Faust makes the changelog topic of a table.
+        tables = {
+            name: self.faust.Table(name, partitions=self.kafka.partitions, key_type=bytes, value_type=bytes)
+            for name in TABLES
+        }
         self.stage = StateStage(
             settings.state,
             Rows(tables["users"], UserState, UserState),
