@@ -185,9 +185,7 @@ def history_as_of(
 
 
 def apply_recommendation(state: UserState, time: int, recommendation: Recommendation) -> list[Slate]:
-    """Remember a list for attribution and return the ones that had to make room. The same list again is no news."""
-    if any(slate.source == recommendation.source for slate in state.slates):
-        return []
+    """Remember a list for attribution and return the ones that had to make room."""
     slate = Slate(
         source=recommendation.source,
         request_id=recommendation.request_id,

@@ -22,6 +22,7 @@ from schemas.codec import DecodeError, decode, decode_key, encode
 from schemas.domains import pack_for
 from schemas.records import Context, Erasure, Feedback, Item, Recommendation, Request, Source
 from schemas.topics import (
+    RECOMMENDATIONS,
     REQUESTS_JOINED,
     RETRAINING,
     USERS_CONTEXT,
@@ -185,9 +186,10 @@ class StateStage:
         # After a crash a list may come back before its request has been joined once more.
         if self.served.get(_served_key(source)) is not None or source.offset > self._due[record.partition].joined:
             user = self._user(record)
-            for closed in apply_recommendation(user, record.time, recommendation):
-                self._close(closed.source, record.key or b"", closed)
-            self._open_window(source, record.time, record.key or b"")
+            if not already_applied(user, RECOMMENDATIONS.name, record.offset):
+                for closed in apply_recommendation(user, record.time, recommendation):
+                    self._close(closed.source, record.key or b"", closed)
+                self._open_window(source, record.time, record.key or b"")
         self._advance(record)
 
     def on_erasure(self, record: Inbound) -> None:
