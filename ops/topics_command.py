@@ -12,6 +12,7 @@ from rich.table import Table
 from schemas.topics import TOPICS
 from streams.kafka import full_name
 from streams.settings import Settings, SettingsError, load_settings
+from streams.state.changelogs import CHANGELOGS
 from streams.topic_admin import ExistingTopic, Plan, TopicsError, apply_topics, existing_topics
 
 app = typer.Typer(help="Create the topics and compare them with the contract.", no_args_is_help=True)
@@ -34,7 +35,7 @@ def apply_command(
     """
     settings = _settings()
     try:
-        todo = asyncio.run(apply_topics(settings.kafka, dry_run=dry_run, allow_changes=allow_changes))
+        todo = asyncio.run(apply_topics(settings.kafka, extra=CHANGELOGS, dry_run=dry_run, allow_changes=allow_changes))
     except TopicsError as error:
         _fail(str(error))
     if as_json:

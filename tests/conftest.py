@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from ops.broker import Broker, start_broker
+from ops.broker import Broker, kafka, standin, start_broker
 
 BROKER_NAME = pytest.StashKey[str]()
 
@@ -13,6 +13,9 @@ BROKER_NAME = pytest.StashKey[str]()
 @pytest.fixture(scope="session")
 def broker(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
     """Apache Kafka where there is Java and Maven, else the stand-in. Tests that kill a broker start their own."""
+    if (missing := kafka.missing_tools()) and not standin.installed():
+        request.config.stash[BROKER_NAME] = f"none, as {missing} is missing: tests that need one were skipped"
+        pytest.skip(f"no broker on this machine: {missing} is missing, and so is the stand-in")
     with start_broker(tmp_path_factory.mktemp("broker")) as started:
         request.config.stash[BROKER_NAME] = f"{started.kind}. {started.limits}".strip()
         yield started

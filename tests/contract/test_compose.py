@@ -1,0 +1,77 @@
+"""What docker-compose.yml promises: pinned, unprivileged, bounded, watched, and reachable from this machine alone."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ops.broker.kafka import version
+from ops.cli import app
+from ops.stage_health import GROUPS
+from streams.settings import Settings
+
+FOLDER = Path(__file__).parents[2]
+COMPOSE = yaml.safe_load((FOLDER / "docker-compose.yml").read_text("utf-8"))
+SERVICES = COMPOSE["services"]
+each_service = pytest.mark.parametrize("service", SERVICES.values(), ids=SERVICES)
+STAGES = [name for name, service in SERVICES.items() if service["image"] == "tablecast"]
+
+
+@each_service
+def test_nothing_listens_beyond_loopback(service):
+    assert all(port.startswith("127.0.0.1:") for port in service.get("ports", []))
+
+
+@each_service
+def test_nothing_runs_as_root(service):
+    assert service["user"].partition(":")[0] not in {"", "0", "root"}
+    assert service["cap_drop"] == ["ALL"]
+
+
+@each_service
+def test_memory_and_processors_are_limited(service):
+    assert set(service["deploy"]["resources"]["limits"]) == {"cpus", "memory"}
+
+
+@each_service
+def test_what_runs_on_is_watched(service):
+    runs_on = service["restart"] != "no"
+    assert runs_on == ("test" in service["healthcheck"])
+
+
+@each_service
+def test_volumes_are_declared(service):
+    assert {volume.partition(":")[0] for volume in service.get("volumes", [])} <= set(COMPOSE["volumes"])
+
+
+def test_the_broker_is_the_one_that_up_starts():
+    assert SERVICES["kafka"]["image"] == f"apache/kafka:{version()}"
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_a_container_runs_a_command_that_there_is(name):
+    commands = {command.name or command.callback.__name__ for command in app.registered_commands}
+    commands |= {group.name for group in app.registered_groups}
+    assert SERVICES[name]["command"][0] in commands
+    if "test" in SERVICES[name]["healthcheck"]:
+        assert SERVICES[name]["healthcheck"]["test"][-1] in GROUPS
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_settings_of_a_container_are_settings_that_there_are(name, monkeypatch):
+    for variable, value in SERVICES[name]["environment"].items():
+        monkeypatch.setenv(variable, value)
+    assert Settings().kafka.bootstrap == "kafka:19092"
+
+
+def test_the_stages_of_one_kind_have_names_of_their_own():
+    assert SERVICES["inference-gpu"]["environment"]["TABLECAST_INSTANCE"] != Settings().instance
+
+
+def test_the_image_holds_what_it_copies():
+    dockerfile = (FOLDER / "ops" / "Dockerfile").read_text("utf-8")
+    copied = [line.split()[1:-1] for line in dockerfile.splitlines() if line.startswith("COPY ")]
+    ignored = (FOLDER / ".dockerignore").read_text("utf-8").splitlines()
+    for path in (path for paths in copied for path in paths):
+        assert (FOLDER / path).exists()
+        assert f"!{path}" in ignored
