@@ -31,8 +31,8 @@ def program(page):
 @pytest.fixture(scope="module")
 def own_broker(broker, tmp_path_factory):  # `broker` skips where none can be started
     """The programs know no prefix, so their topics need a broker of their own."""
-    with start_broker(tmp_path_factory.mktemp("readme-broker")) as broker:
-        yield broker
+    with start_broker(tmp_path_factory.mktemp("readme-broker")) as started:
+        yield started
 
 
 @asynccontextmanager
