@@ -1,0 +1,127 @@
+"""``tablecast bench campaign | race | catalogue``: the promises of the running system, put to the test."""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from typing import Annotated, Any, Literal
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from ops.errors import FAILED, explained
+from streams.logs import configure_logs
+from streams.settings import load_settings
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print the report as JSON.")]
+KillableStage = Literal["state", "inference"]
+
+
+def campaign(
+    *,
+    requests: Annotated[int, typer.Option(min=100, help="Posted at once, poisonous ones included.")] = 20_000,
+    kill: Annotated[
+        list[KillableStage] | None,
+        typer.Option(help="Kill this stage in the middle of its work; may be repeated.", show_default=False),
+    ] = None,
+    poison: Annotated[float, typer.Option(min=0, max=1, help="Share of the requests that is poisonous.")] = 0.01,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed makes the same city and the same poison.")] = 1,
+    as_json: AsJson = False,
+) -> None:
+    """Post many requests at once, poison among them, kill stages meanwhile, and count the answers.
+
+    Runs stages of its own on topics of its own, which are deleted afterwards. Exit code 1 when a valid request was not
+    answered exactly once, a poisonous one is not in `deadletters`, or anything else that was promised does not hold.
+
+    Example: tablecast bench campaign --requests 2000
+
+    Example: tablecast bench campaign --kill state --kill inference --json
+    """
+    from ops.bench.campaign import run_campaign
+
+    with _watched("answers", requests) as progress:
+        report = asyncio.run(
+            run_campaign(
+                load_settings(),
+                requests=requests,
+                poison_fraction=poison,
+                kill=kill or (),
+                seed=seed,
+                progress=progress,
+            )
+        )
+    _print(asdict(report), report.faults, as_json=as_json)
+
+
+def race(
+    *,
+    tries: Annotated[int, typer.Option(min=1, help="Contexts and requests to post.")] = 1_000,
+    as_json: AsJson = False,
+) -> None:
+    """Post a context, then at once a request that must see it, again and again; tell what the wait for it costs.
+
+    Exit code 1 when a request did not see the context that was acknowledged before it was posted.
+
+    Example: tablecast bench race --tries 1000
+    """
+    from ops.bench.context_race import context_race
+
+    with _watched("tries", tries) as progress:
+        report = asyncio.run(context_race(load_settings(), tries, progress))
+    misses = report.misses
+    faults = [f"{misses} of {tries} requests did not see the context posted before them"] if misses else []
+    _print(asdict(report), faults, as_json=as_json)
+
+
+def catalogue(
+    *,
+    items: Annotated[int, typer.Option(min=1, help="New items to put through all changes.")] = 30,
+    as_json: AsJson = False,
+) -> None:
+    """Post items, take them away, and measure how soon recommendations follow.
+
+    Exit code 1 when a change took a second or more to show, or an item was recommended after it was gone.
+
+    Example: tablecast bench catalogue --items 30
+    """
+    from ops.bench.catalogue_live import run_catalogue
+
+    with _watched("items", items) as progress:
+        report = asyncio.run(run_catalogue(load_settings(), items, progress=progress))
+    _print(asdict(report), report.faults, as_json=as_json)
+
+
+def _print(figures: Mapping[str, Any], faults: Sequence[str], *, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps({**figures, "faults": faults}, ensure_ascii=False))
+    else:
+        table = Table("", "", show_header=False)
+        for name, value in figures.items():
+            if name != "faults":
+                table.add_row(name.replace("_", " "), f"{value:,}" if isinstance(value, int | float) else f"{value}")
+        Console().print(table)
+    for fault in faults:
+        typer.echo(fault, err=True)
+    if faults:
+        raise typer.Exit(FAILED)
+
+
+@contextlib.contextmanager
+def _watched(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Show a progress bar; yield what moves it. What goes wrong in the block is one sentence and an exit code."""
+    from ops.bench.deployment import StalledError
+    from ops.stages import StageError
+
+    configure_logs("bench", "error")
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    try:
+        with explained(), Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+            task = progress.add_task(what, total=total)
+            yield lambda done: progress.update(task, completed=done)
+    except (StageError, StalledError) as error:
+        typer.echo(f"{error}", err=True)
+        raise typer.Exit(FAILED) from error

@@ -1,0 +1,34 @@
+"""Fixtures: running stages with a small simulated city, shared by all tests of a folder, as starting takes time."""
+
+import time
+
+import pytest
+import pytest_asyncio
+
+from models.export import load_default_encoder
+from ops.bench.deployment import deployed
+from ops.simulator.events import catalogue
+from ops.simulator.world import build_world
+from streams.settings import KafkaSettings, Settings
+
+
+@pytest.fixture(scope="session")
+def exported_encoder():
+    """See that the encoder's artefact is in the cache, so that no stage has to export it while a test waits."""
+    load_default_encoder()
+
+
+@pytest.fixture(scope="session")
+def stage_settings(broker):
+    return Settings(kafka=KafkaSettings(bootstrap=broker.bootstrap))
+
+
+@pytest.fixture(scope="session")
+def world():
+    return build_world(3, users=200, restaurants=100)
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def deployment(stage_settings, exported_encoder, world):
+    async with deployed(stage_settings, catalogue(world, time.time_ns() // 1_000_000)) as running:
+        yield running
