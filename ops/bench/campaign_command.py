@@ -5,7 +5,8 @@ import contextlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
-from typing import Annotated, Any, Literal
+from enum import StrEnum
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -17,7 +18,13 @@ from streams.logs import configure_logs
 from streams.settings import load_settings
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the report as JSON.")]
-KillableStage = Literal["state", "inference"]
+
+
+class KillableStage(StrEnum):
+    """Stages that a campaign can kill."""
+
+    STATE = "state"
+    INFERENCE = "inference"
 
 
 def campaign(
