@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from ops.topics_command import app
 from schemas.topics import TOPICS, USERS_CONTEXT, Topic
 from streams.settings import KafkaSettings
+from streams.state.changelogs import CHANGELOGS
 from streams.topic_admin import Plan, TopicsError, apply_topics, existing_topics
 
 CONTEXT = USERS_CONTEXT.name
@@ -183,7 +184,9 @@ async def test_no_cluster_at_all_says_how_to_name_one():
 
 def test_the_commands_create_list_and_report(command, kafka):
     planned = json.loads(command("apply", "--dry-run", "--json").stdout)
-    assert [change["topic"] for change in planned["changes"]] == _names(kafka)
+    assert [change["topic"] for change in planned["changes"]] == _names(kafka) + [
+        kafka.prefix + changelog.name for changelog in CHANGELOGS
+    ]
     before = json.loads(command("list", "--json").stdout)
     assert {row["existing_partitions"] for row in before} == {None}
 
