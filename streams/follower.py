@@ -1,7 +1,7 @@
-"""Following a topic as a whole: every record of every partition, from the beginning, without a consumer group."""
+"""Following a topic: every record of its partitions, from the beginning, without a consumer group."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 
 import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
@@ -18,8 +18,11 @@ OnRecords = Callable[[list[ConsumerRecord]], Awaitable[None]]
 class Follower:
     """Hands over a topic's records in batches; knows when it has caught up with what was there at its start."""
 
-    def __init__(self, kafka: KafkaSettings, topic: Topic, on_records: OnRecords) -> None:
+    def __init__(
+        self, kafka: KafkaSettings, topic: Topic, on_records: OnRecords, *, leave_out: Collection[int] = ()
+    ) -> None:
         self._kafka = kafka
+        self._leave_out = leave_out  # partition numbers
         self._name = full_name(kafka, topic)
         self._on_records = on_records
         self._task: asyncio.Task[None] | None = None
@@ -44,7 +47,9 @@ class Follower:
         partitions = self._consumer.partitions_for_topic(self._name)
         if not partitions:
             raise LookupError(f"topic {self._name} does not exist: run `tablecast topics apply`")
-        assignment = [TopicPartition(self._name, number) for number in sorted(partitions)]
+        assignment = [
+            TopicPartition(self._name, number) for number in sorted(partitions) if number not in self._leave_out
+        ]
         self._consumer.assign(assignment)
         await self._consumer.seek_to_beginning(*assignment)
         self._task = asyncio.create_task(self._run(assignment), name=f"follow {self._name}")

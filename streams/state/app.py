@@ -12,7 +12,7 @@ Faust brings the consumer group, agents, tables with changelogs and their recove
 import asyncio
 import signal
 import time as clock
-from collections.abc import AsyncIterable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterable, Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import faust
@@ -44,7 +44,7 @@ from streams.kafka import client_options, full_name
 from streams.notify import notify_ready
 from streams.settings import Settings
 from streams.state.barrier import Barrier, Waitlist
-from streams.state.changelogs import APPLICATION, CHANGELOGS, TABLES
+from streams.state.changelogs import APPLICATION, CHANGELOGS, ITEM_ROWS, TABLES
 from streams.state.rows import Rows
 from streams.state.stage import Inbound, Outbound, Served, StateStage
 
@@ -97,6 +97,7 @@ class StateApp:
         )
         self._probe = AIOKafkaConsumer(**options, isolation_level="read_committed")
         self._catalogue = Follower(self.kafka, CATALOG_ITEMS, self._on_items)
+        self._others: Follower | None = None
         self._requests: Waitlist[tuple[Any, Inbound, Request | None, int]] = Waitlist()
         self._feedback: Waitlist[Any] = Waitlist()
         self._done: list[Any] = []  # events in the order they were applied
@@ -147,6 +148,8 @@ class StateApp:
             await self._flush()
             await self.faust.stop()
             await self._catalogue.stop()
+            if self._others is not None:
+                await self._others.stop()
             await self._probe.stop()
             await self._producer.stop()
 
@@ -306,9 +309,25 @@ class StateApp:
         self._requests.clear()
         self._feedback.clear()
         self._done.clear()
-        self.stage.recovered()
+        owned = {tp.partition for tp in self.faust.consumer.assignment()}
+        self.stage.recovered(owned)
+        await self._follow_others(owned)
         notify_ready()
         log.info("ready", users=len(self.stage.users), items=len(self.stage.items), served=len(self.stage.served))
+
+    async def _follow_others(self, owned: Collection[int]) -> None:
+        """Follow the item rows that other processes of the stage write, so that signals are everybody's."""
+        if self._others is not None:
+            await self._others.stop()
+        self._others = None
+        if len(owned) < self.kafka.partitions:
+            self._others = Follower(self.kafka, ITEM_ROWS, self._on_item_rows, leave_out=owned)
+            await self._others.start()
+            await self._others.caught_up.wait()
+
+    async def _on_item_rows(self, records: Sequence[ConsumerRecord]) -> None:
+        for record in records:
+            self.stage.put_item_row(record.key, record.value)
 
     def _start_offset(self, partition: TopicPartition) -> int:
         return self.faust.consumer._committed_offset.get(partition) or 0  # noqa: SLF001 - Faust offers no accessor

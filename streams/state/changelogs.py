@@ -12,3 +12,4 @@ CHANGELOGS = tuple(
     )
     for name in TABLES
 )  # fmt: skip
+ITEM_ROWS = CHANGELOGS[TABLES.index("items")]

@@ -3,12 +3,13 @@
 import heapq
 import time as clock
 from collections import defaultdict
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 
-from models.item_signals import ItemRow
+from models.item_signals import ItemRow, RowKey
 from models.join import GlobalState, join
 from models.user_state import (
     Slate,
@@ -98,8 +99,11 @@ class StateStage:
         self._window_ms = settings.attribution_minutes * 60_000
         self._idle_ms = settings.idle_days * DAY_MS
 
-    def recovered(self) -> None:
-        """Build what is derived from the rows, after they have been recovered from the changelogs."""
+    def recovered(self, partitions: Collection[int]) -> None:
+        """Build what is derived from the rows of these partitions, after they have been recovered from the changelogs.
+
+        What everybody does in other partitions, ``put_item_row`` adds.
+        """
         for rows in self.tables:
             rows.reset()
         self.outbox.clear()
@@ -108,8 +112,9 @@ class StateStage:
         self.everybody = GlobalState()
         self.everybody.places = places
         for key, row in self.items:
-            partition, domain, item_id = key.decode().split("/", 2)
-            self.everybody.signals.load((int(partition), domain, item_id), row)
+            row_key = _row_key(key)
+            if row_key[0] in partitions:
+                self.everybody.signals.load(row_key, row)
         for key, user in self.users:
             self._remind(user.partition, key, user.last_time + self._idle_ms)
             for slate in user.slates:
@@ -117,6 +122,13 @@ class StateStage:
         for key, served in self.served:
             partition, offset = key.decode().split("/")
             self._open_window(Source(partition=int(partition), offset=int(offset)), served.time, served.user)
+
+    def put_item_row(self, key: bytes, value: bytes | None) -> None:
+        """Follow the item rows of a partition that another process writes; None removes the row."""
+        if value is None:
+            self.everybody.signals.unload(_row_key(key))
+        else:
+            self.everybody.signals.load(_row_key(key), msgspec.msgpack.decode(value, type=ItemRow))
 
     def put_item(self, item_id: str, item: Item | None) -> None:
         """Follow the catalogue; None removes the item."""
@@ -298,3 +310,8 @@ def _served_key(source: Source) -> bytes:
 def _check_size(record: Inbound, most: int) -> None:
     if record.value is not None and len(record.value) > most:
         raise DecodeError(f"{len(record.value)} bytes; a record of {record.topic.name} has at most {most}")
+
+
+def _row_key(key: bytes) -> RowKey:
+    partition, domain, item_id = key.decode().split("/", 2)
+    return int(partition), domain, item_id
