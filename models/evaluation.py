@@ -190,10 +190,14 @@ def _attributes(raw: dict[str, Any]) -> records.Attributes:
     """Keep the attributes that the contract can carry; datasets hold anything."""
     kept: records.Attributes = {}
     for name, value in raw.items():
-        if isinstance(value, bool | int | float | str):
+        if not name:
+            continue
+        if isinstance(value, str):
+            kept[name[:200]] = value[:4_000]
+        elif isinstance(value, bool | int | float):
             kept[name[:200]] = value
         elif isinstance(value, list | tuple) and all(isinstance(entry, str) and entry for entry in value):
-            kept[name[:200]] = [entry[:200] for entry in value]
+            kept[name[:200]] = [entry[:200] for entry in value[:100]]
     return dict(list(kept.items())[:100])
 
 

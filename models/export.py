@@ -30,17 +30,17 @@ LEAST_COSINE: dict[Precision, float] = {"fp32": 0.99999, "fp16": 0.999, "int8": 
 
 PARITY_TEXTS = (
     "",
-    "ramen",
-    "a quiet place for Sichuan food, about 80 a head",
+    "lanterns",
+    "a quiet place by the water, about 80 a head",
     "somewhere to take the kids on a rainy Sunday, not too far from the station",
-    "安静一点的川菜，人均80",
-    "下雨天想喝热汤，离地铁站近一点",
-    "Late night barbecue 🍢 with friends / 深夜烧烤，营业到凌晨四点",
+    "安静一点的，离水边近，人均80",
+    "下雨天想待在室内，离地铁站近一点",
+    "Late night music 🎻 with friends / 深夜音乐会，开到凌晨四点",
     (
-        "A bistro on the river with a short menu that changes every week. The terrace is heated, dogs are welcome, and "
-        "the kitchen is happy to cook without gluten or nuts if it is told a day before."
+        "A small house on the river with a short programme that changes every week. The terrace is heated, dogs are "
+        "welcome, and the owner is happy to open earlier for groups if she is told a day before."
     ),
-    "这家店的招牌是北京烤鸭，皮脆肉嫩，配上薄饼、葱丝和甜面酱，适合家庭聚餐，周末经常排队，需要提前一天预订。",
+    "这里的招牌是老式木船，手工打造，配上灯笼、长椅和热毛毯，适合全家一起来，周末经常排队，需要提前一天预订。",
 )
 
 _OPSET = 17
