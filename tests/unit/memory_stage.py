@@ -62,7 +62,7 @@ class MemoryStage:
         )
         for item_id, item in self.catalogue:
             self.stage.put_item(item_id, item)
-        self.stage.recovered()
+        self.stage.recovered(range(64))
 
     def apply(self, record: Inbound) -> JoinedRequest | None:
         """Do what the agents do with one record; return the joined request, if it was a request."""

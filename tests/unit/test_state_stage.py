@@ -418,7 +418,28 @@ def test_the_catalogue_survives_a_recovery():
     here = Location(lat=31.2, lon=121.4)
     stage = MemoryStage(items=[("near", Item(domain=DOMAIN, name="n", location=here))])
     talk = Conversation(stage)
-    stage.stage.recovered()
+    stage.stage.recovered(range(64))
     assert talk.ask(NOON, context=Context(location=here)).items == ["near"]
     stage.stage.put_item("near", None)
     assert talk.ask(NOON + 1, context=Context(location=here)).items == []
+
+
+def test_processes_that_follow_each_others_item_rows_know_what_one_process_would_know():
+    log, together, apart = Log(), MemoryStage(), (MemoryStage(), MemoryStage())
+    for number in range(40):
+        partition, item = number % 2, "abc"[number % 3]
+        record = log.record(USERS_FEEDBACK, NOON + number * HOUR, visit(item), f"user{partition}", partition)
+        together.apply(record)
+        apart[partition].apply(record)
+    for life in (together, *apart):
+        life.flush()
+    for mine, others in (apart, apart[::-1]):
+        for key, value in others.durable[1].items():
+            mine.stage.put_item_row(key, value)
+        seen, expected = mine.stage.everybody.signals, together.stage.everybody.signals
+        assert seen.most_popular(DOMAIN, 4, 3) == expected.most_popular(DOMAIN, 4, 3)
+        assert (seen.total(DOMAIN) == expected.total(DOMAIN)).all()
+        assert seen.followers(DOMAIN, "a") == expected.followers(DOMAIN, "a")
+        for key in others.durable[1]:
+            mine.stage.put_item_row(key, None)
+        assert seen.total(DOMAIN)[-1] == 20
