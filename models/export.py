@@ -52,8 +52,8 @@ class ExportError(Exception):
     """A model can't be exported, or what came out does not do what the original does."""
 
 
-def load_default_encoder(cache: Path | None = None) -> Encoder:
-    """Load the packaged base model, exported for this machine, ready to serve.
+def load_default_encoder(cache: Path | None = None, *, threads: int = 2) -> Encoder:
+    """Load the packaged base model, exported for this machine, ready to serve with that many threads.
 
     The first call unpacks and exports, which takes about half a minute; later ones find the artefact in the cache. A
     damaged one is made again.
@@ -62,11 +62,11 @@ def load_default_encoder(cache: Path | None = None) -> Encoder:
     folder = (cache or cache_folder()) / "encoders" / f"multilingual-e5-small-{precision}-{EXPORT_VERSION}"
     if folder.is_dir():
         try:
-            return Encoder.load(folder)
+            return Encoder.load(folder, threads=threads)
         except ArtefactError as error:
             _log.warning("exporting the encoder again", reason=str(error))
             shutil.rmtree(folder)
-    return Encoder.load(export_encoder(load_base(PACKAGED, cache), folder, precision))
+    return Encoder.load(export_encoder(load_base(PACKAGED, cache), folder, precision), threads=threads)
 
 
 def export_encoder(base: BaseModel, folder: Path, precision: Precision = "int8") -> Path:

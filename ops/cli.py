@@ -5,6 +5,9 @@ import sys
 
 import typer
 
+from ops.bench.campaign_command import campaign, catalogue, race
+from ops.bench_command import app as bench_app
+from ops.cluster import connected
 from ops.errors import explained
 from ops.evaluate_command import evaluate
 from ops.import_command import HELP as IMPORT_HELP
@@ -20,6 +23,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(topics_app, name="topics")
+app.add_typer(bench_app, name="bench")
+for command in (campaign, race, catalogue):
+    bench_app.command()(command)
 app.command("import", help=IMPORT_HELP)(import_dataset)
 app.command()(up)
 app.command()(request)
@@ -38,7 +44,7 @@ def state() -> None:
     from streams.state.app import StateApp
 
     with explained():
-        settings = load_settings()
+        settings = connected(load_settings())
         configure_logs("state", settings.log_level)
 
         async def run() -> None:
@@ -53,15 +59,17 @@ def inference() -> None:
 
     Example: TABLECAST_KAFKA__BOOTSTRAP=127.0.0.1:9092 tablecast inference
     """
+    from models.encoder import Encoder
     from models.export import load_default_encoder
     from streams.inference.app import InferenceApp
     from streams.logs import configure_logs
     from streams.settings import load_settings
 
     with explained():
-        settings = load_settings()
+        settings = connected(load_settings())
         configure_logs("inference", settings.log_level)
-        encoder = load_default_encoder()
+        threads, folder = settings.inference.threads, settings.inference.model_dir
+        encoder = Encoder.load(folder, threads=threads) if folder else load_default_encoder(threads=threads)
 
         async def run() -> None:
             await InferenceApp(settings, encoder).run()
