@@ -14,6 +14,8 @@ from typing import Any, Literal
 
 import structlog
 
+from schemas.errors import BadInputError
+
 from . import packaged_model
 
 PACKAGED = "packaged:multilingual-e5-small"
@@ -25,7 +27,7 @@ Pooling = Literal["mean", "last"]
 _log = structlog.get_logger(__name__)
 
 
-class BaseModelError(Exception):
+class BaseModelError(BadInputError):
     """A base model can't be loaded; the text says what to do."""
 
 

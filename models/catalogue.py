@@ -14,6 +14,7 @@ import numpy as np
 
 from models.places import unit_vector
 from schemas.domains import UnknownDomainError, pack_for
+from schemas.errors import BadInputError
 from schemas.records import Item
 
 SCALE = 4000
@@ -21,7 +22,7 @@ MAX_CATEGORIES = 8  # of an item that count for taste; filters see all of them
 WEEK_MINUTES = 7 * 1440
 
 
-class CatalogueError(ValueError):
+class CatalogueError(BadInputError):
     """An item cannot be taken into the catalogue; the message says why."""
 
 

@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 import msgspec
 
+from schemas.errors import BadInputError
 from schemas.records import Fraction, Location, Week
 
 ITEMS, INTERACTIONS, REQUESTS, META = "items.jsonl.gz", "interactions.jsonl.gz", "requests.jsonl.gz", "meta.json"
@@ -27,7 +28,7 @@ EventTime = Annotated[int, msgspec.Meta(ge=0)]
 Split = Literal["train", "valid", "test"]
 
 
-class DatasetError(Exception):
+class DatasetError(BadInputError):
     """A dataset directory can't be read or written. The text names the file, the line and what is wrong."""
 
 

@@ -15,6 +15,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from schemas.errors import BadInputError
+
 from .base_model import Kind, Pooling
 
 MANIFEST = "encoder.json"
@@ -29,7 +31,7 @@ _TOKENS_PER_RUN = 512  # a larger run is no faster on a CPU and holds more memor
 _CHARACTERS_PER_TOKEN = 32  # twice the longest piece of any vocabulary seen; more text than this is never looked at
 
 
-class ArtefactError(Exception):
+class ArtefactError(BadInputError):
     """An exported encoder is missing, incomplete or damaged; the text names the file."""
 
 

@@ -10,6 +10,8 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
+from schemas.errors import ExplainedError
+
 from .base_model import PACKAGED, BaseModel, cache_folder, load_base, written_at_once
 from .encoder import (
     MODEL,
@@ -48,7 +50,7 @@ _TRACED_WORDS = 16
 _log = structlog.get_logger(__name__)
 
 
-class ExportError(Exception):
+class ExportError(ExplainedError):
     """A model can't be exported, or what came out does not do what the original does."""
 
 

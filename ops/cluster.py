@@ -3,6 +3,7 @@
 import contextlib
 from pathlib import Path
 
+from schemas.errors import BadInputError
 from streams.settings import Settings
 
 
@@ -15,7 +16,7 @@ def connected(settings: Settings) -> Settings:
     """Return the settings with a cluster to talk to.
 
     Raises:
-        LookupError: none is configured and no embedded broker runs.
+        BadInputError: none is configured and no embedded broker runs.
 
     """
     from ops.broker import running_broker
@@ -24,7 +25,7 @@ def connected(settings: Settings) -> Settings:
         return settings
     broker = running_broker(broker_folder(settings))
     if broker is None:
-        raise LookupError("no cluster is configured and no broker runs here: start `tablecast up` in another terminal")
+        raise BadInputError("no cluster is configured and no broker runs here: start `tablecast up` elsewhere")
     return with_bootstrap(settings, broker.bootstrap)
 
 
@@ -34,7 +35,7 @@ def connected_or_started(settings: Settings, stack: contextlib.AsyncExitStack) -
 
     try:
         return connected(settings)
-    except LookupError:
+    except BadInputError:
         broker = stack.enter_context(start_broker(broker_folder(settings)))
         return with_bootstrap(settings, broker.bootstrap)
 

@@ -1,4 +1,4 @@
-"""From exceptions that a person can do something about to one sentence and an exit code."""
+"""From errors that a person can put right to one sentence and an exit code."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,18 +6,20 @@ from contextlib import contextmanager
 import typer
 from aiokafka.errors import KafkaConnectionError
 
-BAD_INPUT = 2  # wrong arguments, settings or files
-FAILED = 1
+from schemas.errors import ExplainedError
 
 
 @contextmanager
 def explained() -> Iterator[None]:
-    """Turn known errors of the block into one sentence on standard error: exit code 2 for bad input, 1 for the rest."""
+    """Turn what the block raises for people into one sentence on standard error: exit code 2 for bad input, else 1.
+
+    Anything else is a fault of the program and keeps its traceback.
+    """
     try:
         yield
     except KafkaConnectionError as error:
         typer.echo(f"Kafka can't be reached ({error}): check kafka.bootstrap, or run `tablecast up`", err=True)
-        raise typer.Exit(FAILED) from error
-    except (ValueError, LookupError, FileNotFoundError) as error:
-        typer.echo(f"{error}", err=True)
-        raise typer.Exit(BAD_INPUT) from error
+        raise typer.Exit(ExplainedError.exit_code) from error
+    except ExplainedError as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(error.exit_code) from error

@@ -11,9 +11,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from models.dataset import DatasetError, read_dataset
+from models.dataset import read_dataset
 from ops.errors import explained
 from schemas.domains import pack_for
+from schemas.errors import BadInputError
 from streams.kafka import partition_of
 from streams.logs import configure_logs
 from streams.settings import load_settings
@@ -46,17 +47,14 @@ def evaluate(
 
     with explained():
         if through_kafka and mode == "static":
-            raise ValueError("--through-kafka is for --mode streaming: running stages see every event")
+            raise BadInputError("--through-kafka is for --mode streaming: running stages see every event")
         settings = load_settings()
         configure_logs("evaluate", "warning")
-        try:
-            data = read_dataset(directory)
-        except DatasetError as error:
-            raise ValueError(str(error)) from error
+        data = read_dataset(directory)
         pack = pack_for(data.meta.domain)
         total = sum(request.split == split for request in data.requests)
         if not total:
-            raise ValueError(f"{directory} has no requests of split {split!r}")
+            raise BadInputError(f"{directory} has no requests of split {split!r}")
         started = time.perf_counter()
         with _progress() as progress:
             task = progress.add_task("requests", total=total)

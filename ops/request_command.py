@@ -14,16 +14,17 @@ from rich.console import Console
 from rich.table import Table
 
 from ops.cluster import connected
-from ops.errors import FAILED, explained
+from ops.errors import explained
 from schemas.codec import decode, encode
 from schemas.domains import pack_for
+from schemas.errors import BadInputError, ExplainedError
 from schemas.records import Constraints, Context, Location, Recommendation, Request
 from schemas.topics import RECOMMENDATIONS, USERS_REQUESTS
 from streams.kafka import client_options, full_name
 from streams.settings import Settings, load_settings
 
 
-class NoAnswerError(RuntimeError):
+class NoAnswerError(ExplainedError):
     """Nothing came back in time."""
 
 
@@ -67,11 +68,7 @@ def request(
             context=Context(location=_location(near), weather=weather, company=company),
         )
         decode(Request, encode(asked))  # the contract's own limits, before anything is posted
-        try:
-            answer, milliseconds = asyncio.run(_ask(settings, user, asked, timeout))
-        except NoAnswerError as error:
-            typer.echo(str(error), err=True)
-            raise typer.Exit(FAILED) from error
+        answer, milliseconds = asyncio.run(_ask(settings, user, asked, timeout))
     if as_json:
         typer.echo(json.dumps(msgspec.to_builtins(answer), ensure_ascii=False))
     else:
@@ -123,5 +120,5 @@ def _location(text: str | None) -> Location | None:
     try:
         lat, lon = (float(number) for number in text.split(","))
     except ValueError as error:
-        raise ValueError(f"--near takes latitude,longitude such as 31.23,121.47, not {text!r}") from error
+        raise BadInputError(f"--near takes latitude,longitude such as 31.23,121.47, not {text!r}") from error
     return Location(lat=lat, lon=lon)

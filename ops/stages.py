@@ -10,10 +10,11 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+from schemas.errors import ExplainedError
 from streams.settings import Settings
 
 
-class StageError(RuntimeError):
+class StageError(ExplainedError):
     """A stage did not come up; the message ends with what it said last."""
 
 

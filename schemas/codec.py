@@ -6,6 +6,7 @@ from typing import Annotated, Any, TypeVar
 
 import msgspec
 
+from schemas.errors import BadInputError
 from schemas.records import Record
 
 R = TypeVar("R", bound=Record)
@@ -17,7 +18,7 @@ UPGRADES: dict[tuple[type[Record], int], Callable[[Fields], Fields]] = {}
 MAX_BYTES = 4 * 1024 * 1024
 
 
-class DecodeError(ValueError):
+class DecodeError(BadInputError):
     """The bytes are not a record of the expected type; the message says which field is wrong and how."""
 
 

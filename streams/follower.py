@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Collection
 import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 
+from schemas.errors import BadInputError
 from schemas.topics import Topic
 from streams.kafka import client_options, full_name
 from streams.settings import KafkaSettings
@@ -27,13 +28,13 @@ class Follower:
         self._on_records = on_records
         self._task: asyncio.Task[None] | None = None
         self._consumer: AIOKafkaConsumer | None = None
-        self.caught_up = asyncio.Event()
+        self._caught_up = asyncio.Event()
 
     async def start(self) -> None:
         """Begin to read in the background.
 
         Raises:
-            LookupError: the topic does not exist.
+            BadInputError: the topic does not exist.
 
         """
         self._consumer = AIOKafkaConsumer(
@@ -46,13 +47,26 @@ class Follower:
         await self._consumer._client.set_topics([self._name])  # noqa: SLF001 - else its metadata may not be loaded yet
         partitions = self._consumer.partitions_for_topic(self._name)
         if not partitions:
-            raise LookupError(f"topic {self._name} does not exist: run `tablecast topics apply`")
+            raise BadInputError(f"topic {self._name} does not exist: run `tablecast topics apply`")
         assignment = [
             TopicPartition(self._name, number) for number in sorted(partitions) if number not in self._leave_out
         ]
         self._consumer.assign(assignment)
         await self._consumer.seek_to_beginning(*assignment)
         self._task = asyncio.create_task(self._run(assignment), name=f"follow {self._name}")
+
+    async def wait_until_caught_up(self) -> None:
+        """Wait until everything that was there at the start has been handed over.
+
+        Raises:
+            Exception: what ended the reading before that.
+
+        """
+        waiting = asyncio.create_task(self._caught_up.wait())
+        await asyncio.wait([waiting, self.task], return_when=asyncio.FIRST_COMPLETED)
+        if not waiting.done():
+            waiting.cancel()
+            self.task.result()
 
     async def stop(self) -> None:
         """Stop reading."""
@@ -75,7 +89,7 @@ class Follower:
             batches = await self._consumer.getmany(timeout_ms=200, max_records=512)
             for records in batches.values():
                 await self._on_records(records)
-            if not self.caught_up.is_set():
+            if not self._caught_up.is_set():
                 positions = [await self._consumer.position(tp) for tp in assignment]
                 if all(position >= goal[tp] for tp, position in zip(assignment, positions, strict=True)):
-                    self.caught_up.set()
+                    self._caught_up.set()

@@ -11,6 +11,7 @@ from aiokafka.errors import CoordinatorLoadInProgressError, GroupCoordinatorNotA
 from aiokafka.partitioner import DefaultPartitioner
 from aiokafka.structs import OffsetAndMetadata
 
+from schemas.errors import BadInputError
 from schemas.topics import Topic
 from streams.settings import KafkaSettings
 
@@ -26,7 +27,7 @@ def client_options(kafka: KafkaSettings) -> dict[str, Any]:
 
     """
     if kafka.bootstrap is None:
-        raise ValueError("no Kafka cluster: set TABLECAST_KAFKA__BOOTSTRAP=host:port, or run `tablecast up`")
+        raise BadInputError("no Kafka cluster: set TABLECAST_KAFKA__BOOTSTRAP=host:port, or run `tablecast up`")
     options: dict[str, Any] = {
         "bootstrap_servers": kafka.bootstrap,
         "security_protocol": kafka.security_protocol,
@@ -38,7 +39,7 @@ def client_options(kafka: KafkaSettings) -> dict[str, Any]:
         options["ssl_context"] = context
     if kafka.security_protocol.startswith("SASL"):
         if kafka.sasl_username is None or kafka.sasl_password is None:
-            raise ValueError("SASL needs TABLECAST_KAFKA__SASL_USERNAME and TABLECAST_KAFKA__SASL_PASSWORD")
+            raise BadInputError("SASL needs TABLECAST_KAFKA__SASL_USERNAME and TABLECAST_KAFKA__SASL_PASSWORD")
         options |= {
             "sasl_mechanism": kafka.sasl_mechanism,
             "sasl_plain_username": kafka.sasl_username,

@@ -10,6 +10,8 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
+from schemas.errors import BadInputError
+
 SETTINGS_FILE = "tablecast.toml"
 
 
@@ -18,7 +20,7 @@ def default_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tablecast"
 
 
-class SettingsError(ValueError):
+class SettingsError(BadInputError):
     """A setting is missing, unknown or out of range; the message is one sentence for people."""
 
 

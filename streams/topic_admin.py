@@ -23,6 +23,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaConnectionError, KafkaError, TopicAlreadyExistsError, for_code
 
+from schemas.errors import BadInputError
 from schemas.topics import TOPICS, Topic
 from streams.kafka import client_options, full_name
 from streams.settings import KafkaSettings
@@ -32,7 +33,7 @@ _VISIBLE_SECONDS = 30.0  # how long new topics may take to be known to the broke
 _SET_ON_TOPIC = 1  # the source of a configuration entry in Kafka's protocol: this topic, not a default
 
 
-class TopicsError(ValueError):
+class TopicsError(BadInputError):
     """The topics can't be brought to what the contract says; one sentence for people."""
 
 

@@ -13,7 +13,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from ops.errors import FAILED, explained
+from ops.errors import explained
+from schemas.errors import ExplainedError
 from streams.logs import configure_logs
 from streams.settings import load_settings
 
@@ -113,7 +114,7 @@ def _print(figures: Mapping[str, Any], faults: Sequence[str], *, as_json: bool) 
     for fault in faults:
         typer.echo(fault, err=True)
     if faults:
-        raise typer.Exit(FAILED)
+        raise typer.Exit(ExplainedError.exit_code)
 
 
 @contextlib.contextmanager
@@ -131,4 +132,4 @@ def _watched(what: str, total: int) -> Iterator[Callable[[int], None]]:
             yield lambda done: progress.update(task, completed=done)
     except (StageError, StalledError) as error:
         typer.echo(f"{error}", err=True)
-        raise typer.Exit(FAILED) from error
+        raise typer.Exit(ExplainedError.exit_code) from error

@@ -18,6 +18,7 @@ from ops.cluster import connected_or_started
 from ops.simulator.events import Event
 from ops.simulator.publish import post_all
 from ops.stages import Stage
+from schemas.errors import ExplainedError
 from schemas.topics import MIB, TOPICS, Topic
 from streams.kafka import client_options, full_name
 from streams.settings import Settings
@@ -28,7 +29,7 @@ NO_PROGRESS_SECONDS = 60.0
 STAGES = ("state", "inference")
 
 
-class StalledError(RuntimeError):
+class StalledError(ExplainedError):
     """Nothing moved for ``NO_PROGRESS_SECONDS``; the message says what was waited for and what the stages said last."""
 
 

@@ -19,6 +19,8 @@ from typing import NamedTuple, Self
 
 from aiokafka.admin import AIOKafkaAdminClient
 
+from schemas.errors import ExplainedError
+
 HOST = "127.0.0.1"
 LOG_NAME = "broker.log"
 LOCK_NAME = "broker.lock"
@@ -29,7 +31,7 @@ LOCK_TRIES = 5
 PR_SET_PDEATHSIG = 1  # from <linux/prctl.h>
 
 
-class BrokerError(RuntimeError):
+class BrokerError(ExplainedError):
     """The broker can't be started; the message says why and what to do."""
 
 

@@ -14,6 +14,7 @@ from typing import Any, BinaryIO, TypeVar
 
 import msgspec
 
+from schemas.errors import BadInputError
 from schemas.records import Location
 
 Progress = Callable[[str, int, int], None]
@@ -30,7 +31,7 @@ NAME_LENGTH, LABEL_LENGTH, TEXT_LENGTH = 300, 200, 4000
 Row = TypeVar("Row")
 
 
-class SourceError(Exception):
+class SourceError(BadInputError):
     """A source can't be imported. The text is one sentence that names the file."""
 
 

@@ -13,6 +13,7 @@ from ops.simulator.city import DOMAIN, TIME_ZONE, UTC_OFFSET_MS, attribute_row, 
 from ops.simulator.speech import request_text
 from ops.simulator.vocabulary import ATTRIBUTES, CUISINES
 from ops.simulator.world import DAY_MS, HOUR_MS, Moment, World, moment_at, request_id_of, session_of
+from schemas.errors import BadInputError
 from schemas.records import Constraints, Context, Feedback, Record, Request
 from schemas.topics import CATALOG_ITEMS, USERS_CONTEXT, USERS_FEEDBACK, USERS_REQUESTS, Topic
 
@@ -89,7 +90,7 @@ def history(world: World, end_ms: int, *, days: int = 60, visits_per_user_per_da
 def _arrival_times(seed: int, start_ms: int, rate_per_second: float, *, daily_rhythm: bool) -> Iterator[int]:
     """Yield the times of a Poisson process, thinned to the rhythm of the day."""
     if not 0 < rate_per_second < math.inf:
-        raise ValueError(f"the rate must be above 0 requests a second, not {rate_per_second}")
+        raise BadInputError(f"the rate must be above 0 requests a second, not {rate_per_second}")
     rng = chance(seed, "arrivals", start_ms)
     ceiling = rate_per_second / 1000 * (_BUSIEST if daily_rhythm else 1.0)
     time_ms = float(start_ms)

@@ -8,6 +8,7 @@ import msgspec
 from ops.simulator.chance import chance
 from ops.simulator.events import Event
 from schemas.codec import encode
+from schemas.errors import BadInputError
 from schemas.records import Request
 from schemas.topics import Topic
 
@@ -52,7 +53,7 @@ def poison(events: Iterable[Event], fraction: float, seed: int) -> Iterator[Post
 
     """
     if not 0 <= fraction <= 1:
-        raise ValueError(f"the fraction of poisonous requests must be between 0 and 1, not {fraction}")
+        raise BadInputError(f"the fraction of poisonous requests must be between 0 and 1, not {fraction}")
     rng = chance(seed, "poison")
     spoilt = 0
     for event in events:

@@ -16,6 +16,7 @@ from ops.simulator.events import Event, catalogue, events
 from ops.simulator.poison import Posting, posting
 from ops.simulator.world import World, moment_of
 from schemas.codec import DecodeError, decode, decode_key
+from schemas.errors import BadInputError
 from schemas.records import Context, Recommendation, Request
 from schemas.topics import CATALOG_ITEMS, RECOMMENDATIONS, USERS_CONTEXT, USERS_FEEDBACK, USERS_REQUESTS
 from streams.kafka import client_options, full_name
@@ -173,7 +174,7 @@ async def run_simulation(
     """
     live = start_ms is None
     if speed <= 0 or (live and speed != 1):
-        raise ValueError("the speed must be above 0, and other than 1 only with a start time in the past")
+        raise BadInputError("the speed must be above 0, and other than 1 only with a start time in the past")
     statistics = statistics if statistics is not None else Statistics()
 
     def beginning() -> int:
@@ -254,7 +255,7 @@ async def run_simulation(
 
     names = {full_name(settings.kafka, topic) for topic in TOPICS}
     if missing := names - set(await existing_topics(settings.kafka, names)):
-        raise ValueError(f"the cluster lacks topics {', '.join(sorted(missing))}: run `tablecast topics apply`")
+        raise BadInputError(f"the cluster lacks topics {', '.join(sorted(missing))}: run `tablecast topics apply`")
     await post_all(settings, catalogue(world, beginning()))
     consumer = AIOKafkaConsumer(
         full_name(settings.kafka, RECOMMENDATIONS),

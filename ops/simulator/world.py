@@ -23,6 +23,7 @@ from ops.simulator.vocabulary import (
     Weather,
 )
 from schemas.domains import Language
+from schemas.errors import BadInputError
 
 HOUR_MS = 3600 * 1000
 DAY_MS = 24 * HOUR_MS
@@ -92,7 +93,7 @@ def build_world(seed: int = 1, *, users: int = 3_000, restaurants: int = 2_000) 
 
     """
     if users < 1 or restaurants < 1:
-        raise ValueError(f"a world needs at least one user and one restaurant, not {users} and {restaurants}")
+        raise BadInputError(f"a world needs at least one user and one restaurant, not {users} and {restaurants}")
     city = build_city(seed, restaurants)
     people = build_people(seed, users, city)
     cumulative = np.cumsum(people.activity / people.activity.sum(axis=0), axis=0)
@@ -217,7 +218,7 @@ def moment_of(world: World, request_id: str) -> Moment:
     prefix, _, rest = request_id.partition("-")
     parts = rest.split("-")
     if prefix != "sim" or len(parts) != 3 or not all(part.isdecimal() for part in parts) or int(parts[0]) != world.seed:
-        raise ValueError(f"request {request_id!r} was not made by the simulator with seed {world.seed}")
+        raise BadInputError(f"request {request_id!r} was not made by the simulator with seed {world.seed}")
     return moment_at(world, number=int(parts[2]), time_ms=int(parts[1]))
 
 

@@ -12,6 +12,8 @@ from typing import Literal
 
 import msgspec
 
+from schemas.errors import BadInputError
+
 Language = Literal["en", "zh"]
 ConstraintKind = Literal[
     "price", "max_distance", "open_at", "categories", "attributes", "exclude_items", "exclude_categories"
@@ -44,7 +46,7 @@ class DomainPack(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     price_levels: dict[str, float] = {}  # level -> upper price bound, ascending
 
 
-class UnknownDomainError(ValueError):
+class UnknownDomainError(BadInputError):
     """No pack has that name."""
 
 

@@ -107,10 +107,7 @@ class InferenceApp:
         await self._producer.start()
         await self._read_item_reports()
         await self._follower.start()
-        started = [asyncio.create_task(self._follower.caught_up.wait()), self._follower.task]
-        await asyncio.wait(started, return_when=asyncio.FIRST_COMPLETED)
-        if self._follower.task.done():
-            self._follower.task.result()
+        await self._follower.wait_until_caught_up()
         log.info("catalogue loaded", items=len(self.recommender.catalogue), model=self.recommender.version)
         await self._consumer.start()
         self._consumer.subscribe([self._topic], listener=_Handover(self))

@@ -61,9 +61,3 @@ class Batcher:
                 batch.append(self._queue.popleft())
             self._changed.notify_all()
             return batch
-
-    async def clear(self) -> None:
-        """Drop everything that is waiting."""
-        async with self._changed:
-            self._queue.clear()
-            self._changed.notify_all()

@@ -127,7 +127,7 @@ class StateApp:
         await self._producer.start()
         await self._probe.start()
         await self._catalogue.start()
-        await self._catalogue.caught_up.wait()
+        await self._catalogue.wait_until_caught_up()
         await self.faust.start()
         tasks = [
             asyncio.create_task(self._join_requests(), name="join"),
@@ -298,6 +298,7 @@ class StateApp:
 
     async def _on_revoked(self, *_: Any, **__: Any) -> None:
         """Give up partitions: what has not been flushed will be read again, by whoever gets them."""
+        await self._flush()  # a flush that is still running must not write after the next owner
         self._generation += 1
         self._requests.clear()
         self._feedback.clear()
@@ -323,7 +324,7 @@ class StateApp:
         if len(owned) < self.kafka.partitions:
             self._others = Follower(self.kafka, ITEM_ROWS, self._on_item_rows, leave_out=owned)
             await self._others.start()
-            await self._others.caught_up.wait()
+            await self._others.wait_until_caught_up()
 
     async def _on_item_rows(self, records: Sequence[ConsumerRecord]) -> None:
         for record in records:

@@ -21,6 +21,7 @@ from models.user_state import (
 )
 from schemas.codec import DecodeError, decode, decode_key, encode
 from schemas.domains import pack_for
+from schemas.errors import BadInputError
 from schemas.records import Context, Erasure, Feedback, Item, Recommendation, Request, Source
 from schemas.topics import (
     RECOMMENDATIONS,
@@ -47,7 +48,7 @@ class Served(msgspec.Struct, array_like=True):
     joined: msgspec.Raw
 
 
-class EventTimeError(ValueError):
+class EventTimeError(BadInputError):
     """The record's timestamp can't be an event time."""
 
 

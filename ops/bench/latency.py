@@ -1,0 +1,139 @@
+"""How long an answer takes: from the acknowledgement of a request to its recommendation read under read_committed."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+
+from ops.bench.testbed import Testbed, cpu_seconds, testbed
+from ops.bench.throughput import measure_capacity
+from ops.simulator.choice import react
+from ops.simulator.events import Event, events
+from ops.simulator.poison import posting
+from ops.simulator.world import World
+from schemas.codec import decode
+from schemas.records import Recommendation, Request
+from schemas.topics import MIB, RECOMMENDATIONS, USERS_FEEDBACK
+from streams.kafka import client_options, full_name
+from streams.settings import Settings
+
+PHASES = ("posted-received", "received-joined", "joined-consumed", "consumed-encoded", "encoded-ranked", "ranked-read")
+WARM_UP_SECONDS = 5.0  # not counted
+LAST_ANSWERS_SECONDS = 30.0
+Say = Callable[[str], None]
+
+
+@dataclass
+class Latency:
+    """One run at one rate. Times are milliseconds."""
+
+    rate: float  # requests per second
+    asked: int = 0
+    total: list[float] = field(default_factory=list)
+    phases: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in PHASES})
+    cpu: dict[str, float] = field(default_factory=dict)  # share of one core, by stage
+
+    def add(self, posted: float, answer: Recommendation, read: float) -> None:
+        """Take in one answer; ``posted`` and ``read`` are wall clock, milliseconds."""
+        at = answer.timings
+        moments = (posted, at.received, at.joined, at.consumed, at.encoded, at.ranked, read)
+        self.total.append(read - posted)
+        for name, start, end in zip(PHASES, moments, moments[1:], strict=False):
+            self.phases[name].append(end - start)
+
+    def quantiles(self) -> dict[str, dict[str, float]]:
+        """Return p50, p90 and p99 of the whole way and of each phase."""
+        columns = {"end to end": self.total, **self.phases}
+        return {
+            name: {f"p{q}": float(np.percentile(values, q)) for q in (50, 90, 99)}
+            for name, values in columns.items()
+            if values
+        }
+
+
+async def measure_latency(
+    settings: Settings, world: World, rate: float, seconds: float, capacity_requests: int, say: Say
+) -> tuple[float, list[Latency]]:
+    """Return the pipeline's capacity (requests per second) and the latencies at ``rate`` and at half of capacity."""
+    async with testbed(settings, world) as bed:
+        say("filling the state with the users' past")
+        async with bed.stage("state"):
+            await bed.state_done()
+        say("measuring the capacity")
+        _, answers = await measure_capacity(bed, capacity_requests, [])
+        capacity, _ = await measure_capacity(bed, capacity_requests, answers)
+        runs = []
+        async with bed.stage("state") as state, bed.stage("inference") as inference:
+            await bed.state_done()
+            for each in (rate, capacity / 2):
+                say(f"{each:.1f} requests a second for {seconds:.0f} s")
+                pids = {"state": state.pid, "inference": inference.pid}
+                runs.append(await _run(bed, each, seconds, pids))
+    return capacity, runs
+
+
+async def _run(bed: Testbed, rate: float, seconds: float, pids: dict[str, int]) -> Latency:
+    """Let users ask at a mean rate, at random moments, and react to what they get."""
+    latency = Latency(rate)
+    producer = AIOKafkaProducer(**client_options(bed.settings.kafka), enable_idempotence=True, max_request_size=4 * MIB)
+    await producer.start()
+    posted: dict[str, float] = {}  # request id -> wall clock in milliseconds when it was acknowledged
+    waiting: set[str] = set()  # counted requests without an answer
+    none_waiting = asyncio.Event()
+
+    async def post(event: Event, after: "asyncio.Task[None] | None" = None) -> None:
+        if after is not None:
+            await after
+        record = posting(event)
+        topic = full_name(bed.settings.kafka, record.topic)
+        await producer.send_and_wait(topic, record.value, record.key, timestamp_ms=record.time_ms)
+        if isinstance(event.record, Request):
+            posted[event.record.request_id] = time.time() * 1000
+
+    async def react_to(user_id: str, answer: Recommendation) -> None:
+        began = time.time()
+        for action in react(bed.world, answer.request_id, [item.item_id for item in answer.items]):
+            await asyncio.sleep(began + action.delay_ms / 1000 - time.time())
+            await post(Event(int(time.time() * 1000), USERS_FEEDBACK, user_id, action.feedback))
+
+    async def read(reader: AIOKafkaConsumer, tasks: asyncio.TaskGroup) -> None:
+        async for record in reader:
+            now = time.time() * 1000
+            answer = decode(Recommendation, record.value)
+            tasks.create_task(react_to(record.key.decode(), answer))
+            if answer.request_id in waiting:
+                waiting.remove(answer.request_id)
+                latency.add(posted.get(answer.request_id, now), answer, now)
+                if not waiting:
+                    none_waiting.set()
+
+    try:
+        async with bed.reader(RECOMMENDATIONS) as reader, asyncio.TaskGroup() as tasks:
+            reading = tasks.create_task(read(reader, tasks))
+            began = time.time()
+            counted_from = began + WARM_UP_SECONDS
+            cpu_began: dict[str, float] = {}
+            latest: dict[str, asyncio.Task[None]] = {}  # by user: an app posts one thing after the other
+            for event in events(bed.world, int(began * 1000), rate, daily_rhythm=False):
+                await asyncio.sleep(event.time_ms / 1000 - time.time())
+                now = time.time()
+                if now > counted_from + seconds:
+                    break
+                if now > counted_from:
+                    cpu_began = cpu_began or {name: cpu_seconds(pid) for name, pid in pids.items()}
+                    if isinstance(event.record, Request):
+                        waiting.add(event.record.request_id)
+                        latency.asked += 1
+                latest[event.key] = tasks.create_task(post(event, latest.get(event.key)))
+            latency.cpu = {name: (cpu_seconds(pid) - cpu_began[name]) / seconds for name, pid in pids.items()}
+            async with asyncio.timeout(LAST_ANSWERS_SECONDS):
+                while waiting:
+                    none_waiting.clear()
+                    await none_waiting.wait()
+            reading.cancel()
+    finally:
+        await producer.stop()
+    return latency

@@ -1,0 +1,163 @@
+"""``tablecast bench``: latency, throughput and profile of the running system."""
+
+import asyncio
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from ops.errors import explained
+
+if TYPE_CHECKING:
+    from ops.simulator.world import World
+    from streams.settings import Settings
+
+app = typer.Typer(help="Measure the running system, beside the floor of the bare libraries.", no_args_is_help=True)
+
+Requests = Annotated[int, typer.Option(min=100, max=100_000, help="Requests in a round.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+TOP = 25
+
+
+@app.command()
+def latency(
+    *,
+    rate: Annotated[float, typer.Option(min=0.1, max=10_000, help="Requests per second.")] = 20.0,
+    seconds: Annotated[float, typer.Option(min=1, help="How long, at each rate.")] = 60.0,
+    requests: Annotated[int, typer.Option(min=100, help="Requests that the capacity is measured with.")] = 1_000,
+    as_json: AsJson = False,
+) -> None:
+    """Measure from request acknowledged to recommendation read, at a rate and at half of the measured capacity.
+
+    Example: tablecast bench latency --rate 20 --seconds 60
+    """
+    from ops.bench.latency import measure_latency
+
+    with explained():
+        settings, world = _prepare()
+        with Console(stderr=True).status("") as status:
+            capacity, runs = asyncio.run(measure_latency(settings, world, rate, seconds, requests, status.update))
+    results = [
+        {
+            "rate": run.rate,
+            "asked": run.asked,
+            "answered": len(run.total),
+            "cpu_cores": run.cpu,
+            "milliseconds": run.quantiles(),
+        }
+        for run in runs
+    ]
+    if as_json:
+        _print_json({"capacity_requests_per_second": capacity, "runs": results})
+        return
+    _print_machine()
+    for run in runs:
+        table = Table(
+            "milliseconds", "p50", "p90", "p99", title=f"{run.rate:.1f} requests a second, {run.asked:,} asked"
+        )
+        for name, quantiles in run.quantiles().items():
+            table.add_row(name, *(f"{value:,.1f}" for value in quantiles.values()))
+        Console().print(table)
+        cores = ", ".join(f"{name} {share:.0%}" for name, share in run.cpu.items())
+        Console().print(f"of one core: {cores}")
+    Console().print(f"capacity: {capacity:,.1f} requests a second")
+
+
+@app.command()
+def throughput(
+    *,
+    requests: Requests = 2_000,
+    rounds: Annotated[int, typer.Option(min=1, max=100, help="Rounds; figures are their medians.")] = 3,
+    as_json: AsJson = False,
+) -> None:
+    """Measure each stage alone and the bare libraries on the same records, in turn, and then everything at once.
+
+    Example: tablecast bench throughput --requests 2000 --rounds 3 --json
+    """
+    from ops.bench.throughput import measure_throughput
+
+    with explained():
+        settings, world = _prepare()
+        with Console(stderr=True).status("") as status:
+            result = asyncio.run(measure_throughput(settings, world, requests, rounds, status.update))
+    if as_json:
+        _print_json(result.figures())
+        return
+    _print_machine()
+    table = Table("figure", "median", title=f"{rounds} rounds of {requests:,} requests")
+    for name, value in result.figures().items():
+        shown = f"{value:.1%}" if "share" in name else f"{value:,.3f}" if "ms" in name.split("_") else f"{value:,.0f}"
+        table.add_row(name.replace("_", " "), shown)
+    Console().print(table)
+
+
+@app.command()
+def profile(
+    stage: Annotated[Literal["state", "inference"], typer.Argument(help="Which stage.")],
+    *,
+    requests: Requests = 1_000,
+    stacks: Annotated[
+        Path | None, typer.Option(help="Also write all stacks, collapsed, as flame graph tools read them.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show where a stage's time goes while it works off a backlog.
+
+    Example: tablecast bench profile state --stacks state.stacks
+    """
+    from ops.bench.profile import profile_stage
+
+    with explained():
+        settings, world = _prepare()
+        result = asyncio.run(profile_stage(settings, world, stage, requests))
+        if stacks is not None:
+            stacks.write_text(result.collapsed(), encoding="utf-8")
+    shares = sorted(result.shares(), key=lambda row: -row[1])
+    if as_json:
+        _print_json(
+            {
+                "stage": stage,
+                "events": result.events,
+                "seconds": result.seconds,
+                "samples": result.samples,
+                "thread_cpu_seconds": result.thread_seconds,
+                "functions": [{"function": f, "own": own, "cumulative": total} for f, own, total in shares[:TOP]],
+            }
+        )
+        return
+    _print_machine()
+    for title, rows in (
+        ("by own time", shares),
+        ("by time with what it calls", sorted(shares, key=lambda row: -row[2])),
+    ):
+        table = Table("own", "cumulative", "function", title=f"{stage} stage, {title}")
+        for name, own, total in rows[:TOP]:
+            table.add_row(f"{own:.1%}", f"{total:.1%}", name)
+        Console().print(table)
+    threads = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in sorted(result.thread_seconds.items()))
+    Console().print(f"{result.events:,} records in {result.seconds:.1f} s; processor time by thread: {threads}")
+
+
+def _prepare() -> "tuple[Settings, World]":
+    from ops.simulator.world import build_world
+    from streams.logs import configure_logs
+    from streams.settings import load_settings
+
+    settings = load_settings()
+    configure_logs("bench", "error")
+    return settings, build_world()
+
+
+def _print_machine() -> None:
+    from ops.bench.machine import machine
+
+    Console().print(", ".join(f"{name} {value}" for name, value in machine().items()), style="dim")
+
+
+def _print_json(figures: dict[str, Any]) -> None:
+    from ops.bench.machine import machine
+
+    typer.echo(json.dumps({"machine": machine(), **figures}))
