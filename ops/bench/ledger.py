@@ -13,7 +13,7 @@ OVERLOADED = "overloaded"  # how the inference stage begins to say so
 NAMED = 3  # ids that a fault names
 
 EXPECTED_FAULT: Mapping[Poison, tuple[str, str]] = {  # error class, and a word that the explanation must have
-    "random bytes": ("DecodeError", "not a"),
+    "random bytes": ("DecodeError", "not "),
     "missing field": ("DecodeError", "`domain`"),
     "wrong type": ("DecodeError", "`$.k`"),
     "huge text": ("DecodeError", "at most"),
