@@ -106,6 +106,7 @@ def rank(
     return [
         RecommendedItem(
             item_id=catalogue.item_ids[rows[place]],
+            name=_name(catalogue, int(rows[place])) if request.explain else "",
             score=float(scores[place]),
             reasons=_reasons(parts[place]) if request.explain else {},
             why=_why(catalogue, pack, joined, language, int(rows[place]), parts[place]) if request.explain else "",
@@ -238,6 +239,11 @@ def _taste(catalogue: Catalogue, mentioned: np.ndarray, history: History) -> np.
         taste[0] = 0.0
         taste /= max(taste.sum(), 1.0)
     return taste
+
+
+def _name(catalogue: Catalogue, row: int) -> str:
+    item = catalogue.items[row]
+    return item.name if item else ""
 
 
 def _reasons(parts: np.ndarray) -> dict[str, float]:

@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -38,8 +40,8 @@ def latency(
 
     with explained():
         settings, world = _prepare()
-        with Console(stderr=True).status("") as status:
-            capacity, runs = asyncio.run(measure_latency(settings, world, rate, seconds, requests, status.update))
+        with _progress() as say:
+            capacity, runs = asyncio.run(measure_latency(settings, world, rate, seconds, requests, say))
     results = [
         {
             "rate": run.rate,
@@ -81,8 +83,8 @@ def throughput(
 
     with explained():
         settings, world = _prepare()
-        with Console(stderr=True).status("") as status:
-            result = asyncio.run(measure_throughput(settings, world, requests, rounds, status.update))
+        with _progress() as say:
+            result = asyncio.run(measure_throughput(settings, world, requests, rounds, say))
     if as_json:
         _print_json(result.figures())
         return
@@ -149,6 +151,17 @@ def _prepare() -> "tuple[Settings, World]":
     settings = load_settings()
     configure_logs("bench", "error")
     return settings, build_world()
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str], None]]:
+    """Say what is going on: in one line that changes on a terminal, else in a line each."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield console.print
+        return
+    with console.status("") as status:
+        yield status.update
 
 
 def _print_machine() -> None:

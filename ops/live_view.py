@@ -10,7 +10,7 @@ from rich.table import Table
 from ops.simulator.events import Event
 from ops.simulator.publish import Statistics
 from ops.stages import Stage
-from schemas.records import Item, Recommendation, Request
+from schemas.records import Recommendation, Request
 
 RECENT = 12
 REMEMBERED_REQUESTS = 2_000
@@ -24,7 +24,6 @@ class LiveView:
         self.statistics = Statistics()
         self.lag: dict[str, int] = {}
         self._broker, self._stages = broker, stages
-        self._names: dict[str, str] = {}
         self._asked: OrderedDict[str, tuple[str, str]] = OrderedDict()
         self._recent: deque[tuple[str, str, str, str, str]] = deque(maxlen=RECENT)
         self._model = "-"
@@ -36,8 +35,6 @@ class LiveView:
     def add(self, event: Event) -> None:
         """Note a record that was posted or read."""
         match event.record:
-            case Item(name=name):
-                self._names[event.key] = name
             case Request() as request:
                 context = request.context
                 self._asked[request.request_id] = (request.text, (context.weather if context else None) or "")
@@ -55,15 +52,11 @@ class LiveView:
                     (
                         event.key,
                         text or "(no words)",
-                        self._names.get(first.item_id, first.item_id) if first else "(nothing fits)",
+                        (first.name or first.item_id) if first else "(nothing fits)",
                         first.why if first else "",
                         answer.degraded or "",
                     )
                 )
-
-    def name_items(self, items: dict[str, Item]) -> None:
-        """Give the view the names behind item ids."""
-        self._names = {item_id: item.name for item_id, item in items.items()}
 
     def line(self) -> str:
         """Return the state as one line, for output that is not a terminal."""

@@ -99,7 +99,8 @@ async def _ask(settings: Settings, user: str, asked: Request, timeout: float) ->
             f"no answer within {timeout:g} s: are the state and inference stages running? (`tablecast up` runs both)"
         ) from error
     finally:
-        await asyncio.gather(producer.stop(), consumer.stop())
+        # What clients say about a broker that went away meanwhile would hide the sentence above.
+        await asyncio.gather(producer.stop(), consumer.stop(), return_exceptions=True)
     raise AssertionError("a consumer without an end has ended")
 
 
@@ -107,7 +108,7 @@ def _print(answer: Recommendation, milliseconds: float) -> None:
     table = Table("", "item", "score", "why", "parts of the score", title=f"{answer.model}, {milliseconds:.0f} ms")
     for place, item in enumerate(answer.items, 1):
         parts = " ".join(f"{name} {value:+.2f}" for name, value in item.reasons.items())
-        table.add_row(str(place), item.item_id, f"{item.score:.3f}", item.why, parts)
+        table.add_row(str(place), item.name or item.item_id, f"{item.score:.3f}", item.why, parts)
     console = Console()
     console.print(table)
     if answer.degraded:

@@ -17,7 +17,7 @@ from ops.cluster import broker_folder, with_bootstrap
 from ops.errors import explained
 from ops.live_view import LiveView
 from ops.simulator.events import catalogue
-from ops.simulator.publish import run_simulation
+from ops.simulator.publish import post_all, run_simulation
 from ops.simulator.world import World, build_world
 from ops.stages import Stage
 from schemas.topics import REQUESTS_JOINED, USERS_REQUESTS
@@ -75,18 +75,26 @@ async def _run(
     logs = settings.data_dir / "logs"
     stages = [Stage(name, settings, logs / f"{name}.log") for name in ("state", "inference")]
     view = LiveView(kind, stages)
-    if world is not None:
-        view.name_items({event.key: event.record for event in catalogue(world, 0)})  # type: ignore[misc]
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     try:
-        with console.status("starting the stages (the first start exports the language model: a few minutes)"):
-            await asyncio.gather(*(stage.start(timeout=1800) for stage in stages))
+        # Posted before the stages start: they are ready when they have read it.
+        if world is not None:
+            await post_all(settings, catalogue(world, int(time.time() * 1000)))
+        with console.status("starting the stages (the first start exports the language model: about two minutes)"):
+            starting = asyncio.gather(*(stage.start(timeout=1800) for stage in stages))
+            stopped = asyncio.create_task(stop.wait())
+            waits: list[asyncio.Future[Any]] = [starting, stopped]
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            if stopped.done():
+                starting.cancel()
+                return
+            await starting
         console.print(f"stages ready after {time.monotonic() - started:.1f} s; their logs are in {logs}")
         work: list[asyncio.Task[Any]] = [asyncio.create_task(stage.supervise()) for stage in stages]
         work.append(asyncio.create_task(_follow_lag(settings, view)))
-        work.append(asyncio.create_task(stop.wait()))
+        work.append(stopped)
         if world is not None:
             work.append(
                 asyncio.create_task(

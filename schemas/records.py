@@ -173,6 +173,7 @@ class RecommendedItem(Part, frozen=True):
     propensity: Annotated[float, Meta(gt=0, le=1)] = 1.0  # probability that the policy shows it at this position
     reasons: dict[Label, float] = msgspec.field(default_factory=dict)  # additive parts; they sum to the score
     why: str = ""  # the strongest parts in the request's language
+    name: str = ""  # as in the catalogue; left out, like the reasons, where the request does not ask to explain
 
 
 class Timings(Part, frozen=True):

@@ -15,11 +15,6 @@ from schemas.errors import BadInputError
 SETTINGS_FILE = "tablecast.toml"
 
 
-def default_cache() -> Path:
-    """Return where fetched jars, base models and exports are kept: outside any checkout."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tablecast"
-
-
 class SettingsError(BadInputError):
     """A setting is missing, unknown or out of range; the message is one sentence for people."""
 
@@ -74,7 +69,6 @@ class Settings(BaseSettings):
     )
 
     data_dir: Path = Path.home() / ".local" / "share" / "tablecast"  # the embedded broker's log
-    cache_dir: Path = Field(default_factory=default_cache)
     instance: Annotated[str, Field(pattern=r"^[a-zA-Z0-9._-]+$")] = "0"  # tells processes of one stage apart
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     kafka: KafkaSettings = KafkaSettings()

@@ -28,6 +28,14 @@ class Cost:
 
 
 @dataclass(frozen=True)
+class KafkaCost:
+    """How many records were read, and what that took together with what was written."""
+
+    records: int
+    cost: Cost
+
+
+@dataclass(frozen=True)
 class OnnxCost:
     """What encoding the same texts took, in seconds."""
 
@@ -41,14 +49,16 @@ async def in_own_process(function: Callable[..., T], *arguments: Any) -> T:
         return await asyncio.get_running_loop().run_in_executor(pool, function, *arguments)
 
 
-def raw_aiokafka(kafka: KafkaSettings, starts: Offsets, records: int, topic: str, values: Sequence[bytes]) -> Cost:
-    """Read so many records from ``starts`` on, write ``values`` evenly meanwhile; return the cost, without start-up."""
-    return asyncio.run(_raw_aiokafka(kafka, starts, records, topic, values))
+def raw_aiokafka(
+    kafka: KafkaSettings, starts: Offsets, ends: Offsets, topic: str, values: Sequence[bytes]
+) -> KafkaCost:
+    """Read everything from ``starts`` to ``ends`` and write ``values`` meanwhile; start-up does not count."""
+    return asyncio.run(_raw_aiokafka(kafka, starts, ends, topic, values))
 
 
 async def _raw_aiokafka(
-    kafka: KafkaSettings, starts: Offsets, records: int, topic: str, values: Sequence[bytes]
-) -> Cost:
+    kafka: KafkaSettings, starts: Offsets, ends: Offsets, topic: str, values: Sequence[bytes]
+) -> KafkaCost:
     from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
     options = client_options(kafka)
@@ -59,17 +69,20 @@ async def _raw_aiokafka(
         consumer.assign(list(starts))
         for partition, offset in starts.items():
             consumer.seek(partition, offset)
+        total = sum(ends.values()) - sum(starts.values())
         began, cpu_began = time.monotonic(), time.process_time()
-        read = written = 0
+        records = written = 0
         sent: list[asyncio.Future[Any]] = []
-        while read < records:
-            batches = await consumer.getmany(timeout_ms=1000, max_records=500)
-            read += sum(map(len, batches.values()))
-            while written < len(values) and written * records < read * len(values):
+        while not all([await consumer.position(partition) >= end for partition, end in ends.items()]):
+            batches = await consumer.getmany(timeout_ms=100, max_records=500)
+            records += sum(map(len, batches.values()))
+            while written < len(values) and written * total <= records * len(values):
                 sent.append(await producer.send(topic, values[written]))
                 written += 1
+        sent += [await producer.send(topic, value) for value in values[written:]]
         await asyncio.gather(*sent)
-        return Cost(time.monotonic() - began, time.process_time() - cpu_began)
+        cost = Cost(time.monotonic() - began, time.process_time() - cpu_began)
+        return KafkaCost(records, cost)
     finally:
         await asyncio.gather(consumer.stop(), producer.stop())
 

@@ -103,20 +103,20 @@ async def measure_capacity(bed: Testbed, requests: int, answers: list[Answer]) -
 
 async def _round(bed: Testbed, requests: int, say: Say) -> tuple[Round, list[Answer]]:
     kafka = bed.settings.kafka
-    starts = await _committed(bed, APPLICATION, await bed.ends(STATE_INPUTS))
-    events = await bed.state_backlog()
-    say(f"state stage: {events:,} events")
+    ends = await bed.ends(STATE_INPUTS)
+    starts = await _committed(bed, APPLICATION, ends)
+    say("state stage")
     state = await _run_state(bed)
     joined = await _read(bed, await _committed(bed, INFERENCE_GROUP, await bed.ends([REQUESTS_JOINED])), requests)
     say("raw aiokafka on the same bytes")
     scratch = full_name(kafka, RETRAINING)  # nothing here reads it
-    floor = await in_own_process(raw_aiokafka, kafka, starts, events, scratch, joined)
+    floor = await in_own_process(raw_aiokafka, kafka, starts, ends, scratch, joined)
     say(f"inference stage: {requests:,} requests")
     answered, inference, answers = await _run_inference(bed, requests)
     texts = [text for value in joined if (text := request_text(decode(JoinedRequest, value)))]
     say(f"raw ONNX Runtime on the same {len(texts):,} texts")
     onnx = await in_own_process(raw_onnx, texts)
-    return Round(requests, events, state, floor, len(texts), answered, inference, onnx), answers
+    return Round(requests, floor.records, state, floor.cost, len(texts), answered, inference, onnx), answers
 
 
 async def _run_state(bed: Testbed) -> Cost:

@@ -19,6 +19,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRebalanceListen
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.structs import OffsetAndMetadata
 
+from models.base_model import cache_folder
 from models.catalogue import CatalogueError
 from models.embedding_cache import EmbeddingCache
 from models.encoder import Encoder
@@ -73,7 +74,7 @@ class InferenceApp:
             max_batch_size=256 * 1024,
         )
         self._admin = AIOKafkaAdminClient(**options)
-        self._cache = EmbeddingCache(settings.cache_dir / "embeddings.sqlite")
+        self._cache = EmbeddingCache(cache_folder() / "embeddings.sqlite")
         self._follower = Follower(self.kafka, CATALOG_ITEMS, self._on_items)
         limits = settings.inference
         self._waiting = Batcher(
@@ -273,19 +274,45 @@ class InferenceApp:
 
     def _answer(self, batch: list[Waiting], vectors: list[Any], encoded_at: int) -> list[bytes]:
         """Return the encoded recommendation of each request; a dead letter where there is none to be had."""
-        answerable = [(entry, vector) for entry, vector in zip(batch, vectors, strict=True) if entry.joined is not None]
-        lists = iter(
-            self.recommender.recommend(
-                [entry.joined for entry, _ in answerable if entry.joined is not None],
-                [vector for _, vector in answerable],
-            )
-        )
-        return [
-            entry.dead_letter or b""
-            if entry.joined is None
-            else self._recommendation(entry, entry.joined, next(lists), encoded_at)
-            for entry in batch
+        answers = []
+        for entry, items in zip(batch, self._lists(batch, vectors), strict=True):
+            if isinstance(items, Exception) and entry.joined is not None:
+                log.warning("dead letter", offset=entry.offset, reason=str(items))
+                entry.dead_letter = self._unanswerable(entry, entry.joined, items)
+            if entry.dead_letter is not None:
+                answers.append(entry.dead_letter)
+            elif entry.joined is not None and not isinstance(items, Exception):
+                answers.append(self._recommendation(entry, entry.joined, items, encoded_at))
+        return answers
+
+    def _lists(self, batch: list[Waiting], vectors: list[Any]) -> list[list[RecommendedItem] | Exception]:
+        """Rank for the whole batch; if that fails, for each request alone, so that only the faulty one has no list."""
+        good = [
+            (entry.joined, vector) for entry, vector in zip(batch, vectors, strict=True) if entry.joined is not None
         ]
+        lists: list[list[RecommendedItem] | Exception] = []
+        try:
+            lists += self.recommender.recommend([joined for joined, _ in good], [vector for _, vector in good])
+        except Exception:  # whatever is wrong with one request, the others get their answers
+            for joined, vector in good:
+                try:
+                    lists += self.recommender.recommend([joined], [vector])
+                except Exception as error:
+                    lists.append(error)
+        answers = iter(lists)
+        return [[] if entry.joined is None else next(answers) for entry in batch]
+
+    def _unanswerable(self, entry: Waiting, joined: JoinedRequest, error: Exception) -> bytes:
+        return dead_letter(
+            "inference",
+            error,
+            topic=self._topic,
+            partition=entry.partition,
+            offset=entry.offset,
+            timestamp=entry.time,
+            key=entry.key,
+            value=encode(joined),
+        )
 
     def _recommendation(
         self, entry: Waiting, joined: JoinedRequest, items: list[RecommendedItem], encoded_at: int
@@ -331,11 +358,11 @@ class InferenceApp:
         async with self._producer.transaction():
             sent = [
                 await self._producer.send(
-                    full_name(self.kafka, DEADLETTERS if entry.joined is None else RECOMMENDATIONS),
+                    full_name(self.kafka, DEADLETTERS if entry.dead_letter else RECOMMENDATIONS),
                     value,
                     entry.key,
-                    partition=0 if entry.joined is None else entry.partition,
-                    timestamp_ms=entry.time if entry.joined is not None else None,
+                    partition=0 if entry.dead_letter else entry.partition,
+                    timestamp_ms=None if entry.dead_letter else entry.time,
                 )
                 for entry, value in zip(batch, values, strict=True)
             ]

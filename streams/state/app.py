@@ -56,6 +56,9 @@ that fetch to end: this is the latency it can cost; an idle stage asks the broke
 
 Handler = Callable[[Inbound], None]
 
+EXPIRY_SECONDS = 1.0  # how often windows are closed; which ones, event time alone decides
+EXPIRY_PATIENCE_SECONDS = 60.0  # for the topics to be read up to one moment, before looking anew
+
 
 class _PromptConsumerThread(AIOKafkaConsumerThread):  # type: ignore[misc]
     def _create_worker_consumer(self, transport: Any) -> AIOKafkaConsumer:
@@ -133,6 +136,7 @@ class StateApp:
             asyncio.create_task(self._join_requests(), name="join"),
             asyncio.create_task(self._attribute_feedback(), name="feedback"),
             asyncio.create_task(self._flush_regularly(), name="flush"),
+            asyncio.create_task(self._expire_regularly(), name="expire"),
             asyncio.create_task(stop.wait(), name="signal"),
             asyncio.create_task(_crashed(self.faust), name="faust"),
             self._catalogue.task,
@@ -142,9 +146,9 @@ class StateApp:
             for task in finished:
                 task.result()
         finally:
-            for task in tasks[:3]:
+            for task in tasks[:4]:
                 task.cancel()
-            await asyncio.gather(*tasks[:3], return_exceptions=True)
+            await asyncio.gather(*tasks[:4], return_exceptions=True)
             await self._flush()
             await self.faust.stop()
             await self._catalogue.stop()
@@ -217,16 +221,32 @@ class StateApp:
 
     async def _catch_up(self, *topics: Topic) -> None:
         """Wait until all that these topics hold now has been applied, at most for the grace."""
-        names = {full_name(self.kafka, topic) for topic in topics}
-        partitions = [
-            TopicPartition(tp.topic, tp.partition) for tp in self.faust.consumer.assignment() if tp.topic in names
-        ]
-        ends = await self._probe.end_offsets(partitions)
-        if RECOMMENDATIONS in topics:
-            # Written in transactions: the last offset of a partition is a commit marker, which no agent gets to see.
-            ends = {partition: end - 1 for partition, end in ends.items()}
+        ends = await self._end_offsets(*topics)
         if not await self.barrier.wait(ends, self.settings.state.grace_ms / 1000):
-            log.warning("went on before all earlier records were applied", topics=sorted(names))
+            log.warning("went on before all earlier records were applied", topics=[topic.name for topic in topics])
+
+    async def _end_offsets(self, *topics: Topic) -> dict[TopicPartition, int]:
+        """Return where these topics end now, in the partitions of this process."""
+        ends: dict[TopicPartition, int] = {}
+        owned = self.faust.consumer.assignment()
+        for topic in topics:
+            name = full_name(self.kafka, topic)
+            partitions = [TopicPartition(tp.topic, tp.partition) for tp in owned if tp.topic == name]
+            # Recommendations are written in transactions: the last offset of a partition is a commit marker, which no
+            # agent gets to see.
+            marker = 1 if topic is RECOMMENDATIONS else 0
+            found = await self._probe.end_offsets(partitions) if partitions else {}
+            ends |= {partition: end - marker for partition, end in found.items()}
+        return ends
+
+    async def _expire_regularly(self) -> None:
+        """Do what has come due by event time, whenever all topics have been read up to the same moment."""
+        while True:
+            await asyncio.sleep(EXPIRY_SECONDS)
+            generation, watermarks = self._generation, self.stage.watermarks()
+            ends = await self._end_offsets(USERS_CONTEXT, USERS_FEEDBACK, RECOMMENDATIONS)
+            if await self.barrier.wait(ends, EXPIRY_PATIENCE_SECONDS) and generation == self._generation:
+                self.stage.expire(watermarks)
 
     async def _flush_regularly(self) -> None:
         while True:

@@ -3,7 +3,7 @@
 import heapq
 import time as clock
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -117,12 +117,15 @@ class StateStage:
             if row_key[0] in partitions:
                 self.everybody.signals.load(row_key, row)
         for key, user in self.users:
+            if user.partition not in partitions:
+                continue
             self._remind(user.partition, key, user.last_time + self._idle_ms)
             for slate in user.slates:
                 self._open_window(slate.source, slate.time, key)
         for key, served in self.served:
-            partition, offset = key.decode().split("/")
-            self._open_window(Source(partition=int(partition), offset=int(offset)), served.time, served.user)
+            partition, offset = (int(number) for number in key.decode().split("/"))
+            if partition in partitions:
+                self._open_window(Source(partition=partition, offset=offset), served.time, served.user)
 
     def put_item_row(self, key: bytes, value: bytes | None) -> None:
         """Follow the item rows of a partition that another process writes; None removes the row."""
@@ -274,26 +277,38 @@ class StateStage:
         heapq.heappush(self._due[source.partition].windows, (time + self._window_ms, source.offset, key))
 
     def _advance(self, record: Inbound) -> None:
-        """Move the partition's event time and do what has come due."""
         due = self._due[record.partition]
         due.watermark = max(due.watermark, record.time)
-        while due.windows and due.windows[0][0] < due.watermark:
-            _, offset, key = heapq.heappop(due.windows)
-            source = Source(partition=record.partition, offset=offset)
-            user = self.users.get(key)
-            slate = next((slate for slate in user.slates if slate.source == source), None) if user else None
-            if slate is not None:
-                self.users.change(key, record.partition).slates.remove(slate)
-            self._close(source, key, slate)
-        while due.idle and due.idle[0][0] < due.watermark:
-            _, key = heapq.heappop(due.idle)
-            user = self.users.get(key)
-            if user is None:
-                continue
-            if user.last_time + self._idle_ms < due.watermark:
-                self.users.delete(key, record.partition)
-            else:
-                self._remind(record.partition, key, user.last_time + self._idle_ms)
+
+    def watermarks(self) -> dict[int, int]:
+        """Return the newest event time applied in each partition."""
+        return {partition: due.watermark for partition, due in self._due.items()}
+
+    def expire(self, watermarks: Mapping[int, int]) -> None:
+        """Close the windows and drop the idle users that are due by these event times.
+
+        Only call it when everything posted before the watermarks has been applied: a topic that is read ahead of the
+        others, as after an outage, must not close a window whose feedback is still to be read.
+        """
+        for partition, watermark in watermarks.items():
+            due = self._due[partition]
+            while due.windows and due.windows[0][0] < watermark:
+                _, offset, key = heapq.heappop(due.windows)
+                source = Source(partition=partition, offset=offset)
+                user = self.users.get(key)
+                slate = next((slate for slate in user.slates if slate.source == source), None) if user else None
+                if slate is not None:
+                    self.users.change(key, partition).slates.remove(slate)
+                self._close(source, key, slate)
+            while due.idle and due.idle[0][0] < watermark:
+                _, key = heapq.heappop(due.idle)
+                user = self.users.get(key)
+                if user is None:
+                    continue
+                if user.last_time + self._idle_ms < watermark:
+                    self.users.delete(key, partition)
+                else:
+                    self._remind(partition, key, user.last_time + self._idle_ms)
 
     def _close(self, source: Source, key: bytes, slate: Slate | None) -> None:
         """Write the example of a list that got no action, and let go of its joined request."""

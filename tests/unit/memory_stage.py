@@ -74,8 +74,10 @@ class MemoryStage:
         }
         if record.topic.name in handlers:
             handlers[record.topic.name](record)
+            self.stage.expire(self.stage.watermarks())
             return None
         outbound = self.stage.join(record, self.stage.read_request(record), received_at=0)
+        self.stage.expire(self.stage.watermarks())
         self.published.append(outbound)
         return decode(JoinedRequest, outbound.value)
 
