@@ -40,6 +40,7 @@ log = structlog.get_logger(__name__)
 
 GROUP = "inference"
 FETCH_WAIT_MS = 10  # see streams/state/app.py: the longest a record can wait for a fetch that leaves its partition out
+FETCH_MIN_BYTES = 32 * 1024  # see there, too
 ITEMS_PER_STEP = 16
 QUEUE_BATCHES = 4  # batches that may wait in memory; the rest waits in Kafka
 
@@ -63,6 +64,7 @@ class InferenceApp:
             auto_offset_reset="earliest",
             isolation_level="read_committed",
             fetch_max_wait_ms=FETCH_WAIT_MS,
+            fetch_min_bytes=FETCH_MIN_BYTES,
             session_timeout_ms=10_000,
             heartbeat_interval_ms=2_000,
         )

@@ -53,6 +53,8 @@ log = structlog.get_logger(__name__)
 FETCH_WAIT_MS = 10
 """How long the broker may hold a fetch. A record that arrives while a fetch without its partition is running waits for
 that fetch to end: this is the latency it can cost; an idle stage asks the broker 100 times a second."""
+FETCH_MIN_BYTES = 32 * 1024
+"""What the broker waits for meanwhile. Without it a busy stage fetches every record alone, at ten times the CPU."""
 
 Handler = Callable[[Inbound], None]
 
@@ -65,6 +67,7 @@ class _PromptConsumerThread(AIOKafkaConsumerThread):  # type: ignore[misc]
         consumer = super()._create_worker_consumer(transport)
         # Not among Faust's settings; `recommendations` is written in transactions.
         consumer._fetch_max_wait_ms = FETCH_WAIT_MS  # noqa: SLF001
+        consumer._fetch_min_bytes = FETCH_MIN_BYTES  # noqa: SLF001
         consumer._isolation_level = "read_committed"  # noqa: SLF001
         return consumer
 
@@ -72,6 +75,14 @@ class _PromptConsumerThread(AIOKafkaConsumerThread):  # type: ignore[misc]
 class _PromptConsumer(FaustConsumer):  # type: ignore[misc]
     def _new_consumer_thread(self) -> AIOKafkaConsumerThread:
         return _PromptConsumerThread(self, loop=self.loop, beacon=self.beacon)
+
+    async def wait_first(self, *waits: Any, timeout: Any = None) -> Any:
+        """Deliver a message without the two tasks that Faust makes for each: an eighth of the stage's CPU."""
+        if len(waits) == 2 and not self.suspend_flow.is_set():
+            deliver, until_suspended = waits
+            until_suspended.close()
+            return await deliver
+        return await super().wait_first(*waits, timeout=timeout)
 
 
 class StateApp:
@@ -96,7 +107,7 @@ class StateApp:
         )
         self.barrier = Barrier(self._start_offset)
         self._producer = AIOKafkaProducer(
-            **options, enable_idempotence=True, linger_ms=0, max_batch_size=256 * 1024, max_request_size=4 * MIB
+            **options, enable_idempotence=True, linger_ms=2, max_batch_size=256 * 1024, max_request_size=4 * MIB
         )
         self._probe = AIOKafkaConsumer(**options, isolation_level="read_committed")
         self._catalogue = Follower(self.kafka, CATALOG_ITEMS, self._on_items)
@@ -227,17 +238,13 @@ class StateApp:
 
     async def _end_offsets(self, *topics: Topic) -> dict[TopicPartition, int]:
         """Return where these topics end now, in the partitions of this process."""
-        ends: dict[TopicPartition, int] = {}
-        owned = self.faust.consumer.assignment()
-        for topic in topics:
-            name = full_name(self.kafka, topic)
-            partitions = [TopicPartition(tp.topic, tp.partition) for tp in owned if tp.topic == name]
-            # Recommendations are written in transactions: the last offset of a partition is a commit marker, which no
-            # agent gets to see.
-            marker = 1 if topic is RECOMMENDATIONS else 0
-            found = await self._probe.end_offsets(partitions) if partitions else {}
-            ends |= {partition: end - marker for partition, end in found.items()}
-        return ends
+        names = {full_name(self.kafka, topic) for topic in topics}
+        owned = [TopicPartition(tp.topic, tp.partition) for tp in self.faust.consumer.assignment() if tp.topic in names]
+        ends: dict[TopicPartition, int] = await self._probe.end_offsets(owned) if owned else {}
+        # Recommendations are written in transactions: the last offset of a partition is a commit marker, which no agent
+        # gets to see.
+        in_transactions = full_name(self.kafka, RECOMMENDATIONS)
+        return {partition: end - (partition.topic == in_transactions) for partition, end in ends.items()}
 
     async def _expire_regularly(self) -> None:
         """Do what has come due by event time, whenever all topics have been read up to the same moment."""
