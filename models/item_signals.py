@@ -35,9 +35,16 @@ RowKey = tuple[int, str, str]  # partition, domain, item id
 
 
 def _count_follower(row: ItemRow, item_id: str) -> None:
-    row.followers[item_id] = row.followers.get(item_id, 0) + 1
-    if len(row.followers) > MAX_FOLLOWERS:
-        del row.followers[min(row.followers, key=lambda name: (row.followers[name], name))]
+    """Count a follower in bounded space: a newcomer takes over the count of the rarest one.
+
+    Space-Saving (Metwally et al., "Efficient computation of frequent and top-k elements in data streams", ICDT 2005):
+    whoever follows often is surely among those kept, and a count is too high by at most the rarest one's.
+    """
+    followers = row.followers
+    inherited = 0
+    if item_id not in followers and len(followers) >= MAX_FOLLOWERS:
+        inherited = followers.pop(min(followers, key=lambda name: (followers[name], name)))
+    followers[item_id] = followers.get(item_id, inherited) + 1
 
 
 class ItemSignals:
