@@ -33,6 +33,7 @@ IDLE = {  # file and function that a waiting thread is in
     ("selectors.py", "select"), ("threading.py", "wait"), ("thread.py", "_worker"), ("queue.py", "get"),
     ("subprocess.py", "_try_wait"),
 }  # fmt: skip
+RUNNERS = {"asyncio/events:Handle._run", "concurrent/futures/thread:_WorkItem.run"}
 StageName = Literal["state", "inference"]
 
 
@@ -154,10 +155,14 @@ def _idle(frame: FrameType) -> bool:
 
 
 def _frames(frame: FrameType | None) -> list[str]:
-    names = []
+    """Return a stack from the task or callback that the thread was running, without the loop around it."""
+    names: list[str] = []
     while frame is not None:
         code = frame.f_code
-        names.append(f"{_module(code.co_filename)}:{code.co_qualname}")
+        name = f"{_module(code.co_filename)}:{code.co_qualname}"
+        if names and name in RUNNERS:
+            break
+        names.append(name)
         frame = frame.f_back
     return names[::-1]
 

@@ -40,6 +40,7 @@ from streams.topic_admin import apply_topics, delete_topics
 STATE_INPUTS = (USERS_CONTEXT, USERS_REQUESTS, USERS_FEEDBACK, RECOMMENDATIONS)
 POLL_SECONDS = 0.05
 STALLED_SECONDS = 120.0  # without any progress: something is broken
+LAST_WORDS = 10  # lines of a stage's log
 STAGE_START_SECONDS = 1800.0  # the very first start exports the language model
 Offsets = dict[TopicPartition, int]
 
@@ -80,18 +81,23 @@ class Testbed:
         found: Offsets = await self.consumer.end_offsets([TopicPartition(name, n) for name in names for n in numbers])
         return found
 
-    async def state_backlog(self) -> int:
-        """Return how many records of the state stage's inputs it has not committed."""
+    async def state_lags(self) -> Offsets:
+        """Return how many records of each input partition the state stage has not committed, where there are any."""
         ends = await self.ends(STATE_INPUTS)
-        group = self.settings.kafka.prefix + APPLICATION
-        committed = await committed_offsets(self.admin, group)
+        committed = await committed_offsets(self.admin, self.settings.kafka.prefix + APPLICATION)
         recommendations = full_name(self.settings.kafka, RECOMMENDATIONS)
         # A partition written in transactions ends with a marker that no consumer is given.
-        lags = [
-            end - (partition.topic == recommendations) - (committed[partition].offset if partition in committed else 0)
+        lags = {
+            partition: end
+            - (partition.topic == recommendations)
+            - (committed[partition].offset if partition in committed else 0)
             for partition, end in ends.items()
-        ]
-        return sum(lag for lag in lags if lag > 0)
+        }
+        return {partition: lag for partition, lag in lags.items() if lag > 0}
+
+    async def state_backlog(self) -> int:
+        """Return how many records of its inputs the state stage has not committed."""
+        return sum((await self.state_lags()).values())
 
     async def inference_backlog(self) -> int:
         """Return how many joined requests the inference stage has not committed."""
@@ -115,7 +121,9 @@ class Testbed:
             if backlog < smallest:
                 smallest, changed = backlog, time.monotonic()
             elif time.monotonic() - changed > STALLED_SECONDS:
-                raise StalledError(f"the state stage leaves {backlog} records; its log is {self.folder / 'state.log'}")
+                lags = ", ".join(f"{lag} of {tp.topic}-{tp.partition}" for tp, lag in (await self.state_lags()).items())
+                last_words = (self.folder / "state.log").read_text(errors="replace").splitlines()[-LAST_WORDS:]
+                raise StalledError("\n".join([f"the state stage leaves {lags}; its log ends with:", *last_words]))
 
     @contextlib.asynccontextmanager
     async def reader(self, topic: Topic) -> AsyncIterator[AIOKafkaConsumer]:
