@@ -2,8 +2,10 @@
 
 Faust brings the consumer group, agents, tables with changelogs and their recovery. What goes round it, and why:
 
-- Acknowledgement. Faust commits an event when its agent has moved on. Here events are released after a flush in which
-  everything they caused has been acknowledged by the broker, in offset order, so nothing is lost at any crash point.
+- Commits. Faust commits what agents have moved on from, and steps over gaps in the offsets (commit markers, compacted
+  records) in ways that can pass an unfinished record or get stuck. Here agents do not acknowledge. After a flush in
+  which everything that a run of events caused has been acknowledged by the broker, exactly these events are committed,
+  so nothing is lost at any crash point.
 - Sending. One idempotent aiokafka producer for all output, so that one flush covers it and records leave in batches.
 - Fetching. Faust asks the broker to hold a fetch for 1.5 s. aiokafka leaves a partition out of the running fetch while
   it still has its records, so a record could wait that long; see ``FETCH_WAIT_MS``.
@@ -170,7 +172,12 @@ class StateApp:
 
     def _agent(self, topic: Topic, handle: Callable[[Any], None]) -> None:
         channel = self.faust.topic(
-            full_name(self.kafka, topic), key_type=bytes, value_type=bytes, key_serializer="raw", value_serializer="raw"
+            full_name(self.kafka, topic),
+            key_type=bytes,
+            value_type=bytes,
+            key_serializer="raw",
+            value_serializer="raw",
+            acks=False,  # `_flush` commits
         )
 
         async def agent(stream: Any) -> None:
@@ -283,9 +290,9 @@ class StateApp:
                     await self._producer.send(name, value, key, partition=partition) for partition, key, value in rows
                 ]
                 await asyncio.gather(*written)
-            if generation == self._generation:
-                for event in done:
-                    event.ack()
+            if done and generation == self._generation:
+                offsets = {event.message.tp: event.message.offset + 1 for event in done}  # in order: the last one stays
+                await self.faust.consumer._commit(offsets)  # noqa: SLF001
 
     async def _send(self, outbound: Outbound) -> None:
         self._unconfirmed.append(
