@@ -43,7 +43,7 @@ class KafkaSettings(_Section):
 class StateSettings(_Section):
     """The state stage."""
 
-    grace_ms: int = Field(default=250, ge=0, le=3_600_000)  # longest wait of a request for context posted before it
+    grace_ms: int = Field(default=1_000, ge=0, le=3_600_000)  # longest wait of a request for context posted before it
     future_ms: int = Field(default=300_000, ge=0)  # how far a record's clock may run ahead of ours
     attribution_minutes: int = Field(default=60, ge=1)  # how long after a list an action can belong to it
     idle_days: int = Field(default=90, ge=1)  # of event time, after which a user's row is dropped
