@@ -35,6 +35,7 @@ class RaceResult:
     crowd: int  # contexts posted right before
     tries: int
     misses: int  # requests that did not see the context
+    misses_in_time: int  # of those, how many were joined before the grace was over
     join_ms: Spread  # from the state stage's reading a request to its having joined it
     post_to_join_ms: Spread  # from just before the request is posted to its having been joined
 
@@ -108,6 +109,7 @@ async def context_race(
             crowd=crowd,
             tries=len(entries),
             misses=sum(missed for missed, _, _ in entries),
+            misses_in_time=sum(missed and joining < grace_ms for missed, joining, _ in entries),
             join_ms=spread([joining for _, joining, _ in entries]),
             post_to_join_ms=spread([posting for _, _, posting in entries]),
         )
