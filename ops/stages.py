@@ -102,7 +102,7 @@ class Stage:
             await self.wait()
             self.restarts += 1
             await asyncio.sleep(pause)
-            with contextlib.suppress(StageError):
+            with contextlib.suppress(StageError, OSError):
                 await self.start()
                 pause = 0.5
                 continue
@@ -110,7 +110,11 @@ class Stage:
 
     def last_words(self, lines: int = 15) -> str:
         """Return the end of the stage's log."""
-        return "\n".join(self.log_file.read_text(errors="replace").splitlines()[-lines:])
+        try:
+            log = self.log_file.read_text(errors="replace")
+        except OSError as error:
+            return f"(its log can't be read: {error})"
+        return "\n".join(log.splitlines()[-lines:])
 
 
 def _variables(settings: Settings) -> dict[str, str]:
