@@ -9,7 +9,16 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from models.recommender import request_text
 from ops.bench.floor import Cost, OnnxCost, in_own_process, raw_aiokafka, raw_onnx
-from ops.bench.testbed import STATE_INPUTS, Offsets, Testbed, cpu_seconds, read_answers, testbed
+from ops.bench.testbed import (
+    STALLED_SECONDS,
+    STATE_INPUTS,
+    Offsets,
+    StalledError,
+    Testbed,
+    cpu_seconds,
+    read_answers,
+    testbed,
+)
 from ops.bench.workload import Answer
 from ops.simulator.world import World
 from schemas.codec import decode
@@ -150,9 +159,10 @@ async def _read(bed: Testbed, starts: dict[TopicPartition, int], count: int) -> 
             consumer.seek(partition, offset)
         values: list[bytes] = []
         while len(values) < count:
-            values += [
-                record.value for records in (await consumer.getmany(timeout_ms=1000)).values() for record in records
-            ]
+            batches = await consumer.getmany(timeout_ms=int(STALLED_SECONDS * 1000))
+            if not batches:
+                raise StalledError(f"{count} requests were posted, but the state stage joined {len(values)}")
+            values += [record.value for records in batches.values() for record in records]
         return values
     finally:
         await consumer.stop()
