@@ -21,6 +21,7 @@ import faust
 import msgspec
 import structlog
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread
 from faust.transport.drivers.aiokafka import Consumer as FaustConsumer
 
@@ -42,7 +43,7 @@ from schemas.topics import (
 )
 from streams.deadletters import dead_letter
 from streams.follower import Follower
-from streams.kafka import client_options, full_name
+from streams.kafka import client_options, committed_offsets, full_name
 from streams.notify import notify_ready
 from streams.settings import Settings
 from streams.state.barrier import Barrier, Waitlist
@@ -116,6 +117,7 @@ class StateApp:
         self._producer = AIOKafkaProducer(
             **options, enable_idempotence=True, linger_ms=2, max_batch_size=256 * 1024, max_request_size=4 * MIB
         )
+        self._admin = AIOKafkaAdminClient(**options)
         self._probe = AIOKafkaConsumer(**options, isolation_level="read_committed")
         self._catalogue = Follower(self.kafka, CATALOG_ITEMS, self._on_items)
         self._others: Follower | None = None
@@ -147,6 +149,7 @@ class StateApp:
             loop.add_signal_handler(number, stop.set)
         await self._producer.start()
         await self._probe.start()
+        await self._admin.start()
         await self._catalogue.start()
         await self._catalogue.wait_until_caught_up()
         await self.faust.start()
@@ -173,6 +176,7 @@ class StateApp:
             if self._others is not None:
                 await self._others.stop()
             await self._probe.stop()
+            await self._admin.close()
             await self._producer.stop()
 
     def _agent(self, topic: Topic, handle: Callable[[Any], None]) -> None:
@@ -349,11 +353,28 @@ class StateApp:
         self._requests.clear()
         self._feedback.clear()
         self._done.clear()
+        # Faust lets records of the input topics come in already while it still seeks to the committed offsets.
+        self.faust.consumer.stop_flow()
+        await self._commit_beginnings()
         owned = {tp.partition for tp in self.faust.consumer.assignment()}
         self.stage.recovered(owned)
         await self._follow_others(owned)
         notify_ready()
         log.info("ready", users=len(self.stage.users), items=len(self.stage.items), served=len(self.stage.served))
+
+    async def _commit_beginnings(self) -> None:
+        """Commit the beginning of every input partition that has no committed offset yet.
+
+        Without one a seek to the committed offset does nothing, and what had been fetched by then would be left out.
+        """
+        changelogs = self.faust.tables.changelog_topics
+        inputs = [tp for tp in self.faust.consumer.assignment() if tp.topic not in changelogs]
+        committed = await committed_offsets(self._admin, self.kafka.prefix + APPLICATION)
+        missing = [tp for tp in inputs if TopicPartition(tp.topic, tp.partition) not in committed]
+        if missing:
+            beginnings = await self._probe.beginning_offsets([TopicPartition(tp.topic, tp.partition) for tp in missing])
+            offsets = {tp: beginnings[TopicPartition(tp.topic, tp.partition)] for tp in missing}
+            await self.faust.consumer._commit(offsets)  # noqa: SLF001
 
     async def _follow_others(self, owned: Collection[int]) -> None:
         """Follow the item rows that other processes of the stage write, so that signals are everybody's."""
