@@ -1,20 +1,21 @@
 """The state stage on Kafka: a Faust application around ``StateStage``.
 
-Faust brings the consumer group, agents, tables with changelogs and their recovery. What goes round it, and why:
+Faust brings the consumer group, its assignment, and tables with changelogs and their recovery. Three things are done
+here instead, because Faust's way loses or repeats records:
 
-- Commits. Faust commits what agents have moved on from, and steps over gaps in the offsets (commit markers, compacted
-  records) in ways that can pass an unfinished record or get stuck. Here agents do not acknowledge. After a flush in
-  which everything that a run of events caused has been acknowledged by the broker, exactly these events are committed,
-  so nothing is lost at any crash point.
+- Reading. Faust's fetcher runs while it is still seeking to the committed offsets after a recovery, and records that
+  come in meanwhile are left out (seen after a kill in one start of four). Its agents hold the assignment only; one
+  aiokafka consumer reads the assigned partitions from where they were committed, in order and without gaps.
+- Commits. Faust steps over gaps in the offsets (commit markers, compacted records) in ways that can pass an unfinished
+  record or get stuck. After a flush in which everything that a run of events caused has been acknowledged by the
+  broker, exactly these events are committed, so nothing is lost at any crash point.
 - Sending. One idempotent aiokafka producer for all output, so that one flush covers it and records leave in batches.
-- Fetching. Faust asks the broker to hold a fetch for 1.5 s. aiokafka leaves a partition out of the running fetch while
-  it still has its records, so a record could wait that long; see ``FETCH_WAIT_MS``.
 """
 
 import asyncio
 import signal
 import time as clock
-from collections.abc import AsyncIterable, Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import faust
@@ -22,7 +23,6 @@ import msgspec
 import structlog
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
-from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread
 from faust.transport.drivers.aiokafka import Consumer as FaustConsumer
 
 from models.item_signals import ItemRow
@@ -56,6 +56,8 @@ log = structlog.get_logger(__name__)
 FETCH_WAIT_MS = 10
 """How long the broker may hold a fetch. A record that arrives while a fetch without its partition is running waits for
 that fetch to end: this is the latency it can cost; an idle stage asks the broker 100 times a second."""
+NEVER_SECONDS = 10**9
+MAX_READ = 500  # records handled at a time
 FETCH_MIN_BYTES = 32 * 1024
 """What the broker waits for meanwhile. Without it a busy stage fetches every record alone, at ten times the CPU."""
 
@@ -65,32 +67,12 @@ EXPIRY_SECONDS = 1.0  # how often windows are closed; which ones, event time alo
 EXPIRY_PATIENCE_SECONDS = 60.0  # for the topics to be read up to one moment, before looking anew
 
 
-class _PromptConsumerThread(AIOKafkaConsumerThread):  # type: ignore[misc]
-    def _create_worker_consumer(self, transport: Any) -> AIOKafkaConsumer:
-        consumer = super()._create_worker_consumer(transport)
-        # Not among Faust's settings; `recommendations` is written in transactions.
-        consumer._fetch_max_wait_ms = FETCH_WAIT_MS  # noqa: SLF001
-        consumer._fetch_min_bytes = FETCH_MIN_BYTES  # noqa: SLF001
-        consumer._isolation_level = "read_committed"  # noqa: SLF001
-        return consumer
+class _TableConsumer(FaustConsumer):  # type: ignore[misc]
+    """Faust's consumer, reading changelogs only."""
 
-
-class _PromptConsumer(FaustConsumer):  # type: ignore[misc]
-    def _new_consumer_thread(self) -> AIOKafkaConsumerThread:
-        return _PromptConsumerThread(self, loop=self.loop, beacon=self.beacon)
-
-    async def wait_first(self, *waits: Any, timeout: Any = None) -> Any:
-        """Deliver a message without the four tasks that Faust makes for each: half of the stage's CPU.
-
-        Not during a rebalance: after recovery Faust seeks to the committed offsets and empties its queues, and a batch
-        delivered meanwhile at full speed would be lost until the next start.
-        """
-        settled = self.app.tables.recovery.completed.is_set() and not self.app.rebalancing
-        if len(waits) == 2 and settled and not self.suspend_flow.is_set():
-            deliver, until_suspended = waits
-            until_suspended.close()
-            return await deliver
-        return await super().wait_first(*waits, timeout=timeout)
+    def resume_partitions(self, tps: Iterable[Any]) -> None:
+        changelogs = self.app.tables.changelog_topics
+        super().resume_partitions({tp for tp in tps if tp.topic in changelogs})
 
 
 class StateApp:
@@ -101,7 +83,7 @@ class StateApp:
         self.kafka = settings.kafka
         options = client_options(self.kafka)
         self.faust = _faust_app(settings, options)
-        self.faust.transport.Consumer = _PromptConsumer
+        self.faust.transport.Consumer = _TableConsumer
         # By type: a schema's own serializers are overwritten with JSON when Faust makes the changelog topic of a table.
         tables = {
             name: self.faust.Table(name, partitions=self.kafka.partitions, key_type=bytes, value_type=bytes)
@@ -113,17 +95,27 @@ class StateApp:
             Rows(tables["items"], ItemRow, ItemRow),
             Rows(tables["served"], Served, lambda: Served(0, b"", msgspec.Raw())),
         )
-        self.barrier = Barrier(self._start_offset)
+        self.barrier = Barrier(lambda partition: self._start.get(partition, 0))
         self._producer = AIOKafkaProducer(
             **options, enable_idempotence=True, linger_ms=2, max_batch_size=256 * 1024, max_request_size=4 * MIB
         )
+        self._reader = AIOKafkaConsumer(
+            **options,
+            isolation_level="read_committed",
+            fetch_max_wait_ms=FETCH_WAIT_MS,
+            fetch_min_bytes=FETCH_MIN_BYTES,
+            max_partition_fetch_bytes=4 * MIB,
+        )
+        self._start: dict[TopicPartition, int] = {}  # where reading began, per input partition
+        self._assigned = asyncio.Event()
+        self._handlers: dict[str, Callable[[ConsumerRecord], None]] = {}
         self._admin = AIOKafkaAdminClient(**options)
         self._probe = AIOKafkaConsumer(**options, isolation_level="read_committed")
         self._catalogue = Follower(self.kafka, CATALOG_ITEMS, self._on_items)
         self._others: Follower | None = None
-        self._requests: Waitlist[tuple[Any, Inbound, Request | None, int]] = Waitlist()
-        self._feedback: Waitlist[Any] = Waitlist()
-        self._done: list[Any] = []  # events in the order they were applied
+        self._requests: Waitlist[tuple[ConsumerRecord, Inbound, Request | None, int]] = Waitlist()
+        self._feedback: Waitlist[ConsumerRecord] = Waitlist()
+        self._done: list[ConsumerRecord] = []  # in the order they were applied
         self._unconfirmed: list[asyncio.Future[Any]] = []
         self._generation = 0
         self._flushing = asyncio.Lock()
@@ -148,12 +140,14 @@ class StateApp:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
         await self._producer.start()
+        await self._reader.start()
         await self._probe.start()
         await self._admin.start()
         await self._catalogue.start()
         await self._catalogue.wait_until_caught_up()
         await self.faust.start()
         tasks = [
+            asyncio.create_task(self._read_inputs(), name="read"),
             asyncio.create_task(self._join_requests(), name="join"),
             asyncio.create_task(self._attribute_feedback(), name="feedback"),
             asyncio.create_task(self._flush_regularly(), name="flush"),
@@ -167,56 +161,66 @@ class StateApp:
             for task in finished:
                 task.result()
         finally:
-            for task in tasks[:4]:
+            for task in tasks[:5]:
                 task.cancel()
-            await asyncio.gather(*tasks[:4], return_exceptions=True)
+            await asyncio.gather(*tasks[:5], return_exceptions=True)
             await self._flush()
             await self.faust.stop()
             await self._catalogue.stop()
             if self._others is not None:
                 await self._others.stop()
+            await self._reader.stop()
             await self._probe.stop()
             await self._admin.close()
             await self._producer.stop()
 
-    def _agent(self, topic: Topic, handle: Callable[[Any], None]) -> None:
-        channel = self.faust.topic(
-            full_name(self.kafka, topic),
-            key_type=bytes,
-            value_type=bytes,
-            key_serializer="raw",
-            value_serializer="raw",
-            acks=False,  # `_flush` commits
-        )
+    def _agent(self, topic: Topic, handle: Callable[[ConsumerRecord], None]) -> None:
+        """Have the group assign a topic's partitions to this process, and handle what is read of them."""
+        name = full_name(self.kafka, topic)
+        self._handlers[name] = handle
 
         async def agent(stream: Any) -> None:
-            events: AsyncIterable[Any] = stream.noack().events()
-            async for event in events:
-                handle(event)
+            async for _ in stream:
+                raise AssertionError("Faust reads changelogs only")
 
+        channel = self.faust.topic(
+            name, key_type=bytes, value_type=bytes, key_serializer="raw", value_serializer="raw", acks=False
+        )
         self.faust.agent(channel, name=topic.name)(agent)
 
-    def _applying(self, topic: Topic, handler: Handler) -> Callable[[Any], None]:
-        def apply(event: Any) -> None:
-            record = _inbound(topic, event)
+    async def _read_inputs(self) -> None:
+        while True:
+            await self._assigned.wait()
+            generation = self._generation
+            batches = await self._reader.getmany(timeout_ms=200, max_records=MAX_READ)
+            for partition, records in batches.items():
+                for record in records:
+                    if generation != self._generation:
+                        break  # a rebalance has taken the partitions back; who has them now reads from the commit
+                    self._handlers[partition.topic](record)
+                await asyncio.sleep(0)  # let requests be joined and records be sent meanwhile
+
+    def _applying(self, topic: Topic, handler: Handler) -> Callable[[ConsumerRecord], None]:
+        def apply(read: ConsumerRecord) -> None:
+            record = _inbound(topic, read)
             try:
                 handler(record)
             except Exception as error:  # whatever is wrong with one record, the stream goes on
                 self._bury(record, error)
-            self._done.append(event)
-            self.barrier.applied(TopicPartition(event.message.topic, event.message.partition), event.message.offset)
+            self._done.append(read)
+            self.barrier.applied(TopicPartition(read.topic, read.partition), read.offset)
 
         return apply
 
-    def _read_request(self, event: Any) -> None:
-        record = _inbound(USERS_REQUESTS, event)
+    def _read_request(self, read: ConsumerRecord) -> None:
+        record = _inbound(USERS_REQUESTS, read)
         request = None
         try:
             request = self.stage.read_request(record)
         except Exception as error:  # as above
             self._bury(record, error)
         # A refused request keeps its place in the queue: offsets are released in order.
-        self._requests.add((event, record, request, int(clock.time() * 1000)))
+        self._requests.add((read, record, request, int(clock.time() * 1000)))
 
     async def _join_requests(self) -> None:
         """Join requests, in order, with everything their users and everybody did before they were posted."""
@@ -300,7 +304,8 @@ class StateApp:
                 ]
                 await asyncio.gather(*written)
             if done and generation == self._generation:
-                offsets = {event.message.tp: event.message.offset + 1 for event in done}  # in order: the last one stays
+                # In order: the last one of a partition stays.
+                offsets = {TopicPartition(read.topic, read.partition): read.offset + 1 for read in done}
                 await self.faust.consumer._commit(offsets)  # noqa: SLF001
 
     async def _send(self, outbound: Outbound) -> None:
@@ -342,39 +347,41 @@ class StateApp:
     async def _on_revoked(self, *_: Any, **__: Any) -> None:
         """Give up partitions: what has not been flushed will be read again, by whoever gets them."""
         await self._flush()  # a flush that is still running must not write after the next owner
-        self._generation += 1
-        self._requests.clear()
-        self._feedback.clear()
-        self._done.clear()
+        self._forget()
 
     async def _on_recovered(self, *_: Any, **__: Any) -> None:
+        """Build what is derived from the recovered tables and begin to read where the group has committed."""
+        self._forget()
+        changelogs = self.faust.tables.changelog_topics
+        inputs = [
+            TopicPartition(tp.topic, tp.partition)
+            for tp in self.faust.consumer.assignment()
+            if tp.topic not in changelogs
+        ]
+        owned = {partition.partition for partition in inputs}
+        self.stage.recovered(owned)
+        await self._follow_others(owned)
+        committed = await committed_offsets(self._admin, self.kafka.prefix + APPLICATION)
+        beginnings = await self._probe.beginning_offsets(inputs) if inputs else {}
+        self._start = {
+            partition: max(committed[partition].offset if partition in committed else 0, beginnings[partition])
+            for partition in inputs
+        }
+        if inputs:
+            self._reader.assign(inputs)
+            for partition, offset in self._start.items():
+                self._reader.seek(partition, offset)
+            self._assigned.set()
+        notify_ready()
+        log.info("ready", users=len(self.stage.users), items=len(self.stage.items), served=len(self.stage.served))
+
+    def _forget(self) -> None:
         self._generation += 1
+        self._assigned.clear()
         self.barrier.reset()
         self._requests.clear()
         self._feedback.clear()
         self._done.clear()
-        # Faust lets records of the input topics come in already while it still seeks to the committed offsets.
-        self.faust.consumer.stop_flow()
-        await self._commit_beginnings()
-        owned = {tp.partition for tp in self.faust.consumer.assignment()}
-        self.stage.recovered(owned)
-        await self._follow_others(owned)
-        notify_ready()
-        log.info("ready", users=len(self.stage.users), items=len(self.stage.items), served=len(self.stage.served))
-
-    async def _commit_beginnings(self) -> None:
-        """Commit the beginning of every input partition that has no committed offset yet.
-
-        Without one a seek to the committed offset does nothing, and what had been fetched by then would be left out.
-        """
-        changelogs = self.faust.tables.changelog_topics
-        inputs = [tp for tp in self.faust.consumer.assignment() if tp.topic not in changelogs]
-        committed = await committed_offsets(self._admin, self.kafka.prefix + APPLICATION)
-        missing = [tp for tp in inputs if TopicPartition(tp.topic, tp.partition) not in committed]
-        if missing:
-            beginnings = await self._probe.beginning_offsets([TopicPartition(tp.topic, tp.partition) for tp in missing])
-            offsets = {tp: beginnings[TopicPartition(tp.topic, tp.partition)] for tp in missing}
-            await self.faust.consumer._commit(offsets)  # noqa: SLF001
 
     async def _follow_others(self, owned: Collection[int]) -> None:
         """Follow the item rows that other processes of the stage write, so that signals are everybody's."""
@@ -389,9 +396,6 @@ class StateApp:
     async def _on_item_rows(self, records: Sequence[ConsumerRecord]) -> None:
         for record in records:
             self.stage.put_item_row(record.key, record.value)
-
-    def _start_offset(self, partition: TopicPartition) -> int:
-        return self.faust.consumer._committed_offset.get(partition) or 0  # noqa: SLF001 - Faust offers no accessor
 
 
 def _faust_app(settings: Settings, options: Mapping[str, Any]) -> faust.App:
@@ -426,15 +430,15 @@ def _faust_app(settings: Settings, options: Mapping[str, Any]) -> faust.App:
         broker_session_timeout=10.0,
         broker_heartbeat_interval=2.0,
         stream_wait_empty=False,
+        stream_processing_timeout=float(NEVER_SECONDS),  # Faust sees no event of the input topics and would complain
+        broker_commit_livelock_soft_timeout=float(NEVER_SECONDS),
         stream_recovery_delay=0.0,
         worker_redirect_stdouts=False,
     )
 
 
-def _inbound(topic: Topic, event: Any) -> Inbound:
-    message = event.message
-    time = round(message.timestamp * 1000) if message.timestamp is not None else -1
-    return Inbound(topic, message.partition, message.offset, time, message.key, message.value)
+def _inbound(topic: Topic, read: ConsumerRecord) -> Inbound:
+    return Inbound(topic, read.partition, read.offset, read.timestamp, read.key, read.value)
 
 
 async def _crashed(app: faust.App) -> None:
