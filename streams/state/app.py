@@ -1,11 +1,12 @@
 """The state stage on Kafka: a Faust application around ``StateStage``.
 
 Faust brings the consumer group, its assignment, and tables with changelogs and their recovery. Three things are done
-here instead, because Faust's way loses or repeats records:
+here instead:
 
-- Reading. Faust's fetcher runs while it is still seeking to the committed offsets after a recovery, and records that
-  come in meanwhile are left out (seen after a kill in one start of four). Its agents hold the assignment only; one
-  aiokafka consumer reads the assigned partitions from where they were committed, in order and without gaps.
+- Reading. Faust's fetcher runs while it is still seeking to the committed offsets after a recovery. Records that came
+  in meanwhile were left out in some starts after a kill, perhaps only with a shortcut of ours in its delivery; the
+  cause was not traced to the end. Its agents hold the assignment only; one aiokafka consumer reads the assigned
+  partitions from where they were committed, in order and without gaps.
 - Commits. Faust steps over gaps in the offsets (commit markers, compacted records) in ways that can pass an unfinished
   record or get stuck. After a flush in which everything that a run of events caused has been acknowledged by the
   broker, exactly these events are committed, so nothing is lost at any crash point.
@@ -59,7 +60,7 @@ that fetch to end: this is the latency it can cost; an idle stage asks the broke
 NEVER_SECONDS = 10**9
 MAX_READ = 500  # records handled at a time
 FETCH_MIN_BYTES = 32 * 1024
-"""What the broker waits for meanwhile. Without it a busy stage fetches every record alone, at ten times the CPU."""
+"""What the broker waits for meanwhile. Without it a busy stage may fetch every record alone."""
 
 Handler = Callable[[Inbound], None]
 
