@@ -1,6 +1,5 @@
 """The command line. Each command's code is imported when it runs, so that ``--help`` answers at once."""
 
-import asyncio
 import sys
 
 import typer
@@ -40,17 +39,14 @@ def state() -> None:
     Example: TABLECAST_KAFKA__BOOTSTRAP=127.0.0.1:9092 tablecast state
     """
     from streams.logs import configure_logs
+    from streams.process import run_until_signalled
     from streams.settings import load_settings
     from streams.state.app import StateApp
 
     with explained():
         settings = connected(load_settings())
         configure_logs("state", settings.log_level)
-
-        async def run() -> None:
-            await StateApp(settings).run()
-
-        asyncio.run(run())
+        run_until_signalled(lambda stop: StateApp(settings).run(stop))
 
 
 @app.command()
@@ -63,6 +59,7 @@ def inference() -> None:
     from models.export import load_default_encoder
     from streams.inference.app import InferenceApp
     from streams.logs import configure_logs
+    from streams.process import run_until_signalled
     from streams.settings import load_settings
 
     with explained():
@@ -70,11 +67,7 @@ def inference() -> None:
         configure_logs("inference", settings.log_level)
         threads, folder = settings.inference.threads, settings.inference.model_dir
         encoder = Encoder.load(folder, threads=threads) if folder else load_default_encoder(threads=threads)
-
-        async def run() -> None:
-            await InferenceApp(settings, encoder).run()
-
-        asyncio.run(run())
+        run_until_signalled(lambda stop: InferenceApp(settings, encoder).run(stop))
 
 
 def main() -> None:

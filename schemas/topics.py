@@ -71,7 +71,7 @@ REQUESTS_JOINED = Topic(
 RECOMMENDATIONS = Topic("recommendations", Recommendation, "ranked lists with reasons", "user id", "delete", 7 * DAY_MS)
 RETRAINING = Topic(
     "retraining", TrainingExample, "lists that were shown and what came of them", "user id", "delete", 180 * DAY_MS,
-    max_bytes=4 * MIB,
+    max_bytes=3 * MIB,
 )  # fmt: skip
 MODELS = Topic(
     "models", ModelAnnouncement, "model versions and their roles", "model name", "compact", fixed_partitions=1

@@ -2,8 +2,11 @@
 
 import logging
 import sys
+import time
 
 import structlog
+
+REPEAT_SECONDS = 10.0
 
 
 def configure_logs(stage: str, level: str) -> None:
@@ -20,6 +23,7 @@ def configure_logs(stage: str, level: str) -> None:
         cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler(sys.stderr)
+    handler.addFilter(_Repeats())
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[*shared, structlog.stdlib.add_logger_name],
@@ -37,3 +41,20 @@ def configure_logs(stage: str, level: str) -> None:
     for name in ("schemas", "models", "streams", "ops", "tablecast"):
         logging.getLogger(name).setLevel(level.upper())
     structlog.contextvars.bind_contextvars(stage=stage)
+
+
+class _Repeats(logging.Filter):
+    """Lets a library's message through once in ``REPEAT_SECONDS``; without a broker aiokafka has thousands a second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._last: dict[tuple[str, str], float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if not isinstance(record.msg, str):
+            return True  # our own, by way of structlog
+        key, now = (record.name, record.msg), time.monotonic()
+        if now - self._last.get(key, -REPEAT_SECONDS) < REPEAT_SECONDS:
+            return False
+        self._last[key] = now
+        return True

@@ -274,7 +274,7 @@ async def _joined(deployment: Deployment) -> AsyncIterator[Callable[[], int]]:
         while True:
             ends = await consumer.end_offsets(deployment.partitions(REQUESTS_JOINED))
             joined = sum(ends.values()) - start
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(0.005)
 
     async with reading(deployment, DEADLETTERS) as consumer, _background(look()):
         yield lambda: joined

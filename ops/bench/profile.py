@@ -7,9 +7,7 @@ only system calls would ever be seen.
 
 import asyncio
 import contextlib
-import os
 import re
-import signal
 import sys
 import threading
 import time
@@ -119,7 +117,8 @@ async def profile_stage(settings: Settings, world: World, stage: StageName, requ
 async def _run_sampled(bed: Testbed, stage: StageName, profile: Profile) -> None:
     backlog = bed.state_backlog if stage == "state" else bed.inference_backlog
     waiting = await backlog()
-    running = asyncio.create_task(_stage(stage, bed.settings))
+    stop = asyncio.Event()
+    running = asyncio.create_task(_stage(stage, bed.settings, stop))
     try:
         while (at_start := await backlog()) == waiting:
             await _pause(running)
@@ -128,8 +127,7 @@ async def _run_sampled(bed: Testbed, stage: StageName, profile: Profile) -> None
                 await _pause(running)
         profile.events = at_start
     finally:
-        if not running.done():
-            os.kill(os.getpid(), signal.SIGTERM)  # as any stage is stopped
+        stop.set()
         await running
 
 
@@ -139,15 +137,15 @@ async def _pause(running: "asyncio.Task[None]") -> None:
         running.result()
 
 
-def _stage(stage: StageName, settings: Settings) -> Coroutine[Any, Any, None]:
+def _stage(stage: StageName, settings: Settings, stop: asyncio.Event) -> Coroutine[Any, Any, None]:
     if stage == "state":
         from streams.state.app import StateApp
 
-        return StateApp(settings).run()
+        return StateApp(settings).run(stop)
     from models.export import load_default_encoder
     from streams.inference.app import InferenceApp
 
-    return InferenceApp(settings, load_default_encoder()).run()
+    return InferenceApp(settings, load_default_encoder()).run(stop)
 
 
 def _idle(frame: FrameType) -> bool:

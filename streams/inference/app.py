@@ -8,7 +8,6 @@ stage is recognised by it.
 """
 
 import asyncio
-import signal
 import time as clock
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -33,7 +32,7 @@ from streams.deadletters import dead_letter
 from streams.follower import Follower
 from streams.inference.batcher import Batcher, Waiting
 from streams.kafka import client_options, committed_offsets, full_name
-from streams.notify import notify_ready
+from streams.process import notify_ready
 from streams.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -83,7 +82,7 @@ class InferenceApp:
             limits.max_batch_requests, limits.max_batch_tokens, QUEUE_BATCHES * limits.max_batch_requests
         )
         self._encoded: asyncio.Queue[tuple[list[Waiting], list[Any], int]] = asyncio.Queue(1)
-        self._ranked: asyncio.Queue[tuple[list[Waiting], list[bytes]]] = asyncio.Queue(1)
+        self._ranked: asyncio.Queue[tuple[list[Waiting], list[bytes | None]]] = asyncio.Queue(1)
         self._encode_thread = ThreadPoolExecutor(1, thread_name_prefix="encode")
         self._rank_thread = ThreadPoolExecutor(1, thread_name_prefix="rank")
         self._accepted: dict[int, int] = {}  # partition -> highest source offset taken on
@@ -95,17 +94,13 @@ class InferenceApp:
         self._generation = 0
         self._seconds_per_token = 0.0  # moving average, to tell beforehand who would be late
 
-    async def run(self) -> None:
-        """Run until SIGTERM or SIGINT, or until a part of the stage fails.
+    async def run(self, stop: asyncio.Event) -> None:
+        """Run until ``stop`` is set or a part of the stage fails.
 
         Raises:
             Exception: whatever ended the stage; an open transaction is aborted by the next process of this instance.
 
         """
-        loop = asyncio.get_running_loop()
-        stop = asyncio.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stop.set)
         await self._admin.start()
         await self._producer.start()
         await self._read_item_reports()
@@ -206,7 +201,7 @@ class InferenceApp:
             for records in batches.values():
                 if generation != self._generation:
                     break  # handed over while waiting for room; whoever has the partitions now reads them again
-                waiting = [entry for record in records if (entry := self._accept(record)) is not None]
+                waiting = [self._accept(record) for record in records]
                 self._tokenize(waiting)
                 self._in_flight += len(waiting)
                 await self._waiting.put(waiting)
@@ -217,21 +212,21 @@ class InferenceApp:
         for (entry, _), ids in zip(texts, tokens, strict=True):
             entry.tokens = ids
 
-    def _accept(self, record: ConsumerRecord) -> Waiting | None:
-        """Return a request to answer, or None for one that has been answered already."""
-        now = int(clock.time() * 1000)
+    def _accept(self, record: ConsumerRecord) -> Waiting:
+        """Return a request to answer, a dead letter, or, of a request answered already, an offset to be committed."""
+        entry = Waiting(record.partition, record.offset, record.timestamp, record.key or b"", None)
+        entry.consumed_at = int(clock.time() * 1000)
         try:
             joined = decode(JoinedRequest, record.value)
             pack_for(joined.request.domain)
         except (DecodeError, UnknownDomainError) as error:
             log.warning("dead letter", topic=record.topic, offset=record.offset, reason=str(error))
-            return Waiting(
-                record.partition, record.offset, record.timestamp, record.key or b"", None, _bury(record, error)
-            )
-        if joined.source.offset <= self._accepted.get(record.partition, -1):
-            return None
-        self._accepted[record.partition] = joined.source.offset
-        return Waiting(record.partition, record.offset, record.timestamp, record.key or b"", joined, consumed_at=now)
+            entry.dead_letter = _bury(record, error)
+            return entry
+        if joined.source.offset > self._accepted.get(record.partition, -1):
+            self._accepted[record.partition] = joined.source.offset
+            entry.joined = joined
+        return entry
 
     async def _encode(self) -> None:
         loop = asyncio.get_running_loop()
@@ -274,9 +269,9 @@ class InferenceApp:
             values = await loop.run_in_executor(self._rank_thread, self._answer, batch, vectors, encoded_at)
             await self._ranked.put((batch, values))
 
-    def _answer(self, batch: list[Waiting], vectors: list[Any], encoded_at: int) -> list[bytes]:
-        """Return the encoded recommendation of each request; a dead letter where there is none to be had."""
-        answers = []
+    def _answer(self, batch: list[Waiting], vectors: list[Any], encoded_at: int) -> list[bytes | None]:
+        """Return each entry's encoded recommendation; a dead letter where there is none to be had; None for repeats."""
+        answers: list[bytes | None] = []
         for entry, items in zip(batch, self._lists(batch, vectors), strict=True):
             if isinstance(items, Exception) and entry.joined is not None:
                 log.warning("dead letter", offset=entry.offset, reason=str(items))
@@ -285,6 +280,8 @@ class InferenceApp:
                 answers.append(entry.dead_letter)
             elif entry.joined is not None and not isinstance(items, Exception):
                 answers.append(self._recommendation(entry, entry.joined, items, encoded_at))
+            else:
+                answers.append(None)
         return answers
 
     def _lists(self, batch: list[Waiting], vectors: list[Any]) -> list[list[RecommendedItem] | Exception]:
@@ -354,7 +351,7 @@ class InferenceApp:
                 self._in_flight -= len(batch)
                 self._idle.notify_all()
 
-    async def _commit(self, batch: list[Waiting], values: list[bytes]) -> None:
+    async def _commit(self, batch: list[Waiting], values: list[bytes | None]) -> None:
         offsets: dict[TopicPartition, OffsetAndMetadata] = {}
         faults, self._item_faults = self._item_faults, []
         async with self._producer.transaction():
@@ -367,6 +364,7 @@ class InferenceApp:
                     timestamp_ms=None if entry.dead_letter else entry.time,
                 )
                 for entry, value in zip(batch, values, strict=True)
+                if value is not None
             ]
             for partition, offset, key, value in faults:
                 sent.append(await self._producer.send(full_name(self.kafka, DEADLETTERS), value, key, partition=0))

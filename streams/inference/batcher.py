@@ -22,7 +22,7 @@ class Waiting:
     offset: int  # of the joined request
     time: int  # event time, milliseconds
     key: bytes
-    joined: JoinedRequest | None  # None: could not be decoded
+    joined: JoinedRequest | None  # None: could not be decoded, or has been answered already
     dead_letter: bytes | None = None
     tokens: NDArray[np.int64] | None = None  # None: no text, or one that is not encoded any more
     consumed_at: int = 0

@@ -14,7 +14,6 @@ here instead:
 """
 
 import asyncio
-import signal
 import time as clock
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
@@ -45,7 +44,7 @@ from schemas.topics import (
 from streams.deadletters import dead_letter
 from streams.follower import Follower
 from streams.kafka import client_options, committed_offsets, full_name
-from streams.notify import notify_ready
+from streams.process import notify_ready
 from streams.settings import Settings
 from streams.state.barrier import Barrier, Waitlist
 from streams.state.changelogs import APPLICATION, CHANGELOGS, ITEM_ROWS, TABLES
@@ -59,6 +58,7 @@ FETCH_WAIT_MS = 10
 that fetch to end: this is the latency it can cost; an idle stage asks the broker 100 times a second."""
 NEVER_SECONDS = 10**9
 MAX_READ = 500  # records handled at a time
+JOINED_AT_ONCE = 20
 FETCH_MIN_BYTES = 32 * 1024
 """What the broker waits for meanwhile. Without it a busy stage may fetch every record alone."""
 
@@ -129,17 +129,13 @@ class StateApp:
         self.faust.on_partitions_revoked.connect(self._on_revoked, weak=False)
         self.faust.on_rebalance_complete.connect(self._on_recovered, weak=False)
 
-    async def run(self) -> None:
-        """Run until SIGTERM or SIGINT, or until a part of the stage fails.
+    async def run(self, stop: asyncio.Event) -> None:
+        """Run until ``stop`` is set or a part of the stage fails.
 
         Raises:
             Exception: whatever ended the stage; nothing that was not flushed has been committed.
 
         """
-        loop = asyncio.get_running_loop()
-        stop = asyncio.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stop.set)
         await self._producer.start()
         await self._reader.start()
         await self._probe.start()
@@ -200,6 +196,11 @@ class StateApp:
                         break  # a rebalance has taken the partitions back; who has them now reads from the commit
                     self._handlers[partition.topic](record)
                 await asyncio.sleep(0)  # let requests be joined and records be sent meanwhile
+            if generation == self._generation:
+                for partition in list(self._start):
+                    read = batches.get(partition)
+                    position = await self._reader.position(partition)
+                    self.barrier.read(partition, read[-1].offset if read else None, position)
 
     def _applying(self, topic: Topic, handler: Handler) -> Callable[[ConsumerRecord], None]:
         def apply(read: ConsumerRecord) -> None:
@@ -229,7 +230,9 @@ class StateApp:
             batch = await self._requests.take()
             generation = self._generation
             await self._catch_up(USERS_CONTEXT, USERS_FEEDBACK)
-            for event, record, request, received_at in batch:
+            for number, (event, record, request, received_at) in enumerate(batch):
+                if number % JOINED_AT_ONCE == 0:
+                    await asyncio.sleep(0)  # a backlog must not keep heartbeats and sends waiting
                 if generation != self._generation:
                     break  # a rebalance has taken these events back; they will be read again
                 if request is not None:
@@ -260,12 +263,9 @@ class StateApp:
     async def _end_offsets(self, *topics: Topic) -> dict[TopicPartition, int]:
         """Return where these topics end now, in the partitions of this process."""
         names = {full_name(self.kafka, topic) for topic in topics}
-        owned = [TopicPartition(tp.topic, tp.partition) for tp in self.faust.consumer.assignment() if tp.topic in names]
+        owned = [partition for partition in self._start if partition.topic in names]
         ends: dict[TopicPartition, int] = await self._probe.end_offsets(owned) if owned else {}
-        # Recommendations are written in transactions: the last offset of a partition is a commit marker, which no agent
-        # gets to see.
-        in_transactions = full_name(self.kafka, RECOMMENDATIONS)
-        return {partition: end - (partition.topic == in_transactions) for partition, end in ends.items()}
+        return ends
 
     async def _expire_regularly(self) -> None:
         """Do what has come due by event time, whenever all topics have been read up to the same moment."""

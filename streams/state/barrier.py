@@ -5,8 +5,7 @@ below the end offset that its partition has when the request has been read. So a
 trip, shared by all requests that are waiting) and wait until everything below them has been applied. The configured
 grace is only the longest wait.
 
-An app that posts in transactions makes every wait that long: the commit marker at the end of a partition has an offset
-but never reaches an agent.
+Offsets that carry no record (transaction markers, aborted records) count as applied once the consumer has passed them.
 """
 
 import asyncio
@@ -24,6 +23,7 @@ class Barrier:
     def __init__(self, start_offset: Callable[[TopicPartition], int]) -> None:
         self._start_offset = start_offset
         self._applied: dict[TopicPartition, int] = {}
+        self._read: dict[TopicPartition, tuple[int, int]] = {}  # past the last record read, next offset to fetch
         self._progress = asyncio.Event()
 
     def applied(self, partition: TopicPartition, offset: int) -> None:
@@ -31,13 +31,23 @@ class Barrier:
         self._applied[partition] = offset + 1
         self._progress.set()
 
+    def read(self, partition: TopicPartition, last: int | None, position: int) -> None:
+        """Note what a read returned: its last record's offset, None if there was none, and where it goes on."""
+        past_last = self._read.get(partition, (0, 0))[0] if last is None else last + 1
+        if self._read.get(partition) != (past_last, position):
+            self._read[partition] = past_last, position
+            self._progress.set()
+
     def position(self, partition: TopicPartition) -> int:
         """Return the next offset to be applied."""
-        return max(self._applied.get(partition, 0), self._start_offset(partition))
+        applied = max(self._applied.get(partition, 0), self._start_offset(partition))
+        past_last, position = self._read.get(partition, (0, 0))
+        return max(applied, position) if applied >= past_last else applied
 
     def reset(self) -> None:
         """Start anew, after a rebalance."""
         self._applied.clear()
+        self._read.clear()
 
     async def wait(self, ends: Mapping[TopicPartition, int], grace: float) -> bool:
         """Wait until everything below ``ends`` has been applied, at most ``grace`` seconds; tell whether it has."""

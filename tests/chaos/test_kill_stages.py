@@ -6,7 +6,7 @@ from ops.bench.campaign import campaign_on
 
 pytestmark = [pytest.mark.kafka, pytest.mark.asyncio(loop_scope="session")]
 
-REQUESTS = 1_000
+REQUESTS = 2_000
 
 
 @pytest.mark.parametrize(

@@ -60,6 +60,22 @@ async def test_what_was_applied_before_this_process_started_counts():
     assert barrier.position(CONTEXT) == 5
 
 
+async def test_offsets_without_a_record_count_once_the_records_before_them_have_been_applied():
+    barrier = Barrier(lambda _: 0)
+    barrier.read(FEEDBACK, 4, 6)  # records up to 4, a transaction marker at 5
+    assert not await barrier.wait({FEEDBACK: 5}, 0)
+    barrier.applied(FEEDBACK, 3)
+    assert barrier.position(FEEDBACK) == 4
+    waiting = asyncio.create_task(barrier.wait({FEEDBACK: 6}, LONG))
+    await settled()
+    barrier.applied(FEEDBACK, 4)
+    assert await asyncio.wait_for(waiting, 5)
+    waiting = asyncio.create_task(barrier.wait({FEEDBACK: 9}, LONG))
+    await settled()
+    barrier.read(FEEDBACK, None, 9)  # an aborted transaction: nothing to apply
+    assert await asyncio.wait_for(waiting, 5)
+
+
 async def test_a_waitlist_hands_over_all_there_is_in_order():
     waitlist: Waitlist[int] = Waitlist()
     waitlist.add(1)

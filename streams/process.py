@@ -1,0 +1,55 @@
+"""The life of a stage's process: it says when it is ready, and ends when it is asked to, whatever hangs."""
+
+import asyncio
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import structlog
+
+log = structlog.get_logger(__name__)
+
+CLOSING_SECONDS = 15.0  # for what is in memory to be written
+
+
+def notify_ready() -> None:
+    """Send READY=1 to ``NOTIFY_SOCKET``, as systemd has it; without that variable nothing happens."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if not address:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
+        channel.connect("\0" + address[1:] if address.startswith("@") else address)
+        channel.send(b"READY=1")
+
+
+def run_until_signalled(stage: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> None:
+    """Run a stage that ends when the event it is given is set; SIGTERM and SIGINT set it.
+
+    Clients of a broker that has gone can neither flush nor be cancelled. After ``CLOSING_SECONDS`` the process exits
+    with code 1 all the same: what was not committed is read again.
+
+    Raises:
+        Exception: whatever ended the stage.
+
+    """
+
+    async def run() -> None:
+        stop = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, end, stop)
+        await stage(stop)
+
+    def end(stop: asyncio.Event) -> None:
+        stop.set()
+        timer = threading.Timer(CLOSING_SECONDS, give_up)
+        timer.daemon = True
+        timer.start()
+
+    def give_up() -> None:
+        log.warning("ended while the broker does not answer; what was not committed is read again")
+        os._exit(1)
+
+    asyncio.run(run())
