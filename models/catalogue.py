@@ -4,6 +4,9 @@ Embeddings are held as whole numbers (unit vectors times ``SCALE``, rounded) in 
 sum of a dot product then stays below 2**24, where float32 is exact for whole numbers, so a score does not depend on the
 order of summation, on the row's position or on what else is in the batch: replay is byte for byte. The error this adds
 to a cosine is about 1e-4.
+
+A long text has several embeddings, one of each of its chunks. Its cosine is the average of the better half: a place is
+what its reviews say again and again, and the best chunk alone is often a stray remark (measured in models/TEXT.md).
 """
 
 import hashlib
@@ -12,7 +15,10 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import numpy as np
 
+from models.chunks import MAX_CHUNKS
+from models.lexical import LexicalIndex
 from models.places import unit_vector
+from models.texts import item_text
 from schemas.domains import UnknownDomainError, pack_for
 from schemas.errors import BadInputError
 from schemas.records import Item
@@ -45,11 +51,15 @@ class Catalogue:
         self.domain_code: dict[str, int] = {}
         self.time_zones: list[ZoneInfo | None] = [None]  # number 0: the request's own
         self.size = 0  # rows in use or free; arrays are longer
+        self.words = LexicalIndex()  # by row
         self._free: list[int] = []
+        self.chunk_embedding = np.zeros((1, dim), np.float32)  # embeddings of second and later chunks; number 0: none
+        self._free_chunks: list[int] = []
         self._allocate(1024, 14)
 
     def _allocate(self, rows: int, intervals: int) -> None:
-        self.embedding = np.zeros((rows, self.dim), np.float32)
+        self.embedding = np.zeros((rows, self.dim), np.float32)  # of the first chunk
+        self.later_chunks = np.zeros((rows, MAX_CHUNKS - 1), np.int32)  # their numbers; 0 after the last
         self.available = np.zeros(rows, bool)
         self.domain = np.zeros(rows, np.int32)
         self.price = np.full(rows, np.nan)
@@ -59,7 +69,18 @@ class Catalogue:
         self.time_zone = np.zeros(rows, np.int32)
         self.tie_break = np.zeros(rows, np.uint64)
 
-    _COLUMNS = ("embedding", "available", "domain", "price", "point", "category", "hours", "time_zone", "tie_break")
+    _COLUMNS = (
+        "embedding",
+        "later_chunks",
+        "available",
+        "domain",
+        "price",
+        "point",
+        "category",
+        "hours",
+        "time_zone",
+        "tie_break",
+    )
 
     def _grow(self, rows: int, intervals: int) -> None:
         old = {name: getattr(self, name) for name in self._COLUMNS}
@@ -71,15 +92,15 @@ class Catalogue:
     def __len__(self) -> int:
         return len(self.row_of)
 
-    def put(self, item_id: str, item: Item, embedding: np.ndarray) -> None:
-        """Add or replace an item. ``embedding`` is a unit vector [dim].
+    def put(self, item_id: str, item: Item, embeddings: np.ndarray) -> None:
+        """Add or replace an item. ``embeddings`` are unit vectors [chunks, dim], or [dim] of a text of one chunk.
 
         Raises:
             CatalogueError: its domain or time zone is unknown.
 
         """
         try:
-            domain = pack_for(item.domain).name
+            pack = pack_for(item.domain)
             zone = ZoneInfo(item.time_zone) if item.time_zone else None
         except UnknownDomainError as error:
             raise CatalogueError(str(error)) from error
@@ -97,9 +118,12 @@ class Catalogue:
         self.row_of[item_id] = row
         self.item_ids[row] = item_id
         self.items[row] = item
-        self.embedding[row] = whole_numbers(embedding)
+        first, *further = whole_numbers(np.atleast_2d(embeddings))
+        self.embedding[row] = first
+        self._put_later_chunks(row, further)
+        self.words.put(row, item_text(pack, item))
         self.available[row] = item.available
-        self.domain[row] = self.domain_code.setdefault(domain, len(self.domain_code) + 1)
+        self.domain[row] = self.domain_code.setdefault(pack.name, len(self.domain_code) + 1)
         self.price[row] = np.nan if item.price is None else item.price
         self.point[row] = np.nan if item.location is None else unit_vector(item.location)
         self.hours[row] = 0
@@ -126,7 +150,24 @@ class Catalogue:
         self.items[row] = None
         self.available[row] = False
         self.domain[row] = 0
+        self.words.remove(row)
+        self._put_later_chunks(row, [])
         self._free.append(row)
+
+    def _put_later_chunks(self, row: int, embeddings: Sequence[np.ndarray]) -> None:
+        """Replace the embeddings of a row's second and later chunks."""
+        chunks = self.later_chunks[row]
+        self._free_chunks += chunks[chunks > 0].tolist()
+        chunks[:] = 0
+        if len(embeddings) > len(self._free_chunks):
+            used = len(self.chunk_embedding)
+            self.chunk_embedding = np.concatenate(
+                [self.chunk_embedding, np.zeros((used + len(embeddings), self.dim), np.float32)]
+            )
+            self._free_chunks += range(len(self.chunk_embedding) - 1, used - 1, -1)
+        for place, embedding in enumerate(embeddings):
+            chunks[place] = self._free_chunks.pop()
+            self.chunk_embedding[chunks[place]] = embedding
 
     def rows(self, item_ids: Sequence[str]) -> np.ndarray:
         """Return row numbers [n]; -1 for items that are not in the catalogue."""
@@ -135,8 +176,27 @@ class Catalogue:
 
     def cosines(self, queries: np.ndarray) -> np.ndarray:
         """Return cosines [n, size] of unit vectors [n, dim] with every row, exact in the sense of this module."""
-        products: np.ndarray = whole_numbers(queries) @ self.embedding[: self.size].T
-        return products.astype(np.float64) / SCALE**2
+        whole = whole_numbers(queries)
+        products = (whole @ self.embedding[: self.size].T).astype(np.float64)
+        if len(self._free_chunks) < len(self.chunk_embedding) - 1:
+            long = np.flatnonzero(self.later_chunks[: self.size, 0])
+            chunks = self.later_chunks[long]
+            chunks = chunks[:, : np.count_nonzero(chunks, axis=1).max()]
+            of_chunks = whole @ self.chunk_embedding.T
+            of_chunks[:, 0] = -np.inf
+            for product, of_further in zip(products, of_chunks, strict=True):
+                product[long] = _better_half(np.column_stack([product[long], of_further[chunks]]))
+        products /= SCALE**2
+        return products
+
+
+def _better_half(values: np.ndarray) -> np.ndarray:
+    """Return the average of the greater half of each row [n, m] of whole numbers; those that are -inf do not count."""
+    half = (np.count_nonzero(np.isfinite(values), axis=1) + 1) // 2
+    values = np.sort(values, axis=1)[:, ::-1]
+    counted = np.arange(values.shape[1]) < half[:, None]
+    average: np.ndarray = np.where(counted, values, 0.0).sum(axis=1) / half
+    return average
 
 
 def normal_categories(item: Item) -> list[str]:

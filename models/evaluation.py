@@ -13,12 +13,12 @@ import msgspec
 import numpy as np
 
 from models import dataset
+from models.chunks import item_chunks
 from models.dataset import Dataset
 from models.encoder import Encoder
 from models.join import GlobalState, join
 from models.metrics import summarise
 from models.recommender import Recommender, request_text
-from models.texts import item_text
 from models.user_state import UserState, already_applied, apply_feedback
 from schemas import records
 from schemas.domains import DomainPack
@@ -147,11 +147,11 @@ def joined_requests(
 def fill_catalogue(recommender: Recommender, data: Dataset, pack: DomainPack, encoder: Encoder) -> None:
     """Put the dataset's items into the recommender's catalogue; equal texts are encoded once."""
     items = [catalogue_item(item, pack) for item in data.items]
-    texts = [item_text(pack, item) for item in items]
-    distinct = list(dict.fromkeys(texts))
+    texts = [item_chunks(pack, item) for item in items]
+    distinct = list(dict.fromkeys(text for chunks in texts for text in chunks))
     vector_of = dict(zip(distinct, encoder.encode(encoder.tokenize(distinct, "passage")), strict=True))
-    vectors = np.stack([vector_of[text] for text in texts]) if texts else np.zeros((0, encoder.dim), np.float32)
-    recommender.put([item.item_id for item in data.items], items, vectors)
+    embeddings = [np.stack([vector_of[text] for text in chunks]) for chunks in texts]
+    recommender.put([item.item_id for item in data.items], items, embeddings)
 
 
 def evaluate(

@@ -3,6 +3,7 @@
 Serving, evaluation and replay go through ``texts`` and ``recommend``; nothing else turns a joined request into input.
 """
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,6 +17,8 @@ from schemas.records import Item, JoinedRequest, RecommendedItem
 
 Vectors = NDArray[np.float32]
 
+WORDS_WEIGHT = 1.0  # what a spread of shared words counts against a spread of cosines; models/TEXT.md
+
 
 class Recommender:
     """Answers joined requests. Not thread-safe: change and ask it from one thread."""
@@ -25,8 +28,8 @@ class Recommender:
         self.weights = weights or Weights()
         self.catalogue = Catalogue(dim)
 
-    def put(self, item_ids: Sequence[str], items: Sequence[Item], embeddings: Vectors) -> None:
-        """Add or replace items with their embeddings [n, dim].
+    def put(self, item_ids: Sequence[str], items: Sequence[Item], embeddings: Sequence[Vectors]) -> None:
+        """Add or replace items, each with the embeddings [chunks, dim] of its ``models.chunks``.
 
         Raises:
             CatalogueError: an item cannot be taken in; those before it have been.
@@ -46,11 +49,34 @@ class Recommender:
                 self.catalogue,
                 pack_for(request.request.domain),
                 request,
-                None if vector is None else next(cosines),
+                None if vector is None else similarities(self.catalogue, request, next(cosines)),
                 self.weights,
             )
             for request, vector in zip(joined, vectors, strict=True)
         ]
+
+
+def similarities(catalogue: Catalogue, joined: JoinedRequest, cosines: np.ndarray) -> np.ndarray:
+    """Return how well every row [size] fits a request's text: its cosine, and what they share in words on top.
+
+    Both count by how far they spread over the request's domain, so shared words count much where they tell rows apart.
+    """
+    size = catalogue.size
+    words = catalogue.words.scores(joined.request.text, size)
+    domain = catalogue.domain_code.get(pack_for(joined.request.domain).name, 0)
+    present = catalogue.domain[:size] == domain
+    spread = _spread(words[present])
+    if not spread:
+        return cosines
+    fit: np.ndarray = cosines + WORDS_WEIGHT * _spread(cosines[present]) / spread * words
+    return fit
+
+
+def _spread(values: np.ndarray) -> float:
+    """Return the standard deviation of values up to 1, whatever order they are in: sums of whole numbers are exact."""
+    whole = np.rint(values * 2**16)
+    n = max(len(whole), 1)
+    return math.sqrt(max(n * float((whole**2).sum()) - float(whole.sum()) ** 2, 0.0)) / n / 2**16
 
 
 def request_text(joined: JoinedRequest) -> str:

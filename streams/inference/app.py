@@ -13,17 +13,19 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import numpy as np
 import structlog
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRebalanceListener, ConsumerRecord, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.structs import OffsetAndMetadata
+from numpy.typing import NDArray
 
 from models.base_model import cache_folder
 from models.catalogue import CatalogueError
+from models.chunks import item_chunks
 from models.embedding_cache import EmbeddingCache
 from models.encoder import Encoder
 from models.recommender import Recommender, request_text
-from models.texts import item_text
 from schemas.codec import DecodeError, decode, decode_key, encode
 from schemas.domains import UnknownDomainError, pack_for
 from schemas.records import Item, JoinedRequest, Recommendation, RecommendedItem, Timings
@@ -41,6 +43,7 @@ GROUP = "inference"
 FETCH_WAIT_MS = 10  # see streams/state/app.py: the longest a record can wait for a fetch that leaves its partition out
 FETCH_MIN_BYTES = 32 * 1024  # see there, too
 ITEMS_PER_STEP = 16
+TEXTS_PER_STEP = 8  # a long item has up to 20
 QUEUE_BATCHES = 4  # batches that may wait in memory; the rest waits in Kafka
 
 
@@ -151,12 +154,17 @@ class InferenceApp:
         # In small steps: requests wait for the encoder behind one step, not behind a catalogue.
         for start in range(0, len(changes), ITEMS_PER_STEP):
             step = changes[start : start + ITEMS_PER_STEP]
-            texts = [item_text(pack_for(item.domain), item) for _, _, item in step if item is not None]
-            vectors = iter(await loop.run_in_executor(self._encode_thread, self._cache.encode, self.encoder, texts))
+            chunks = [[] if item is None else item_chunks(pack_for(item.domain), item) for _, _, item in step]
+            texts = [text for several in chunks for text in several]
+            vectors = [np.empty((0, self.encoder.dim), np.float32)]
+            for place in range(0, len(texts), TEXTS_PER_STEP):
+                some = texts[place : place + TEXTS_PER_STEP]
+                vectors.append(await loop.run_in_executor(self._encode_thread, self._cache.encode, self.encoder, some))
+            embeddings = np.split(np.concatenate(vectors), np.cumsum([len(several) for several in chunks])[:-1])
             faults = await loop.run_in_executor(
                 self._rank_thread,
                 self._change_catalogue,
-                [(record, item_id, item, None if item is None else next(vectors)) for record, item_id, item in step],
+                [(*change, several) for change, several in zip(step, embeddings, strict=True)],
             )
             for record, fault in faults:
                 self._report_item(record, fault)
@@ -164,15 +172,15 @@ class InferenceApp:
             self._ranked.put_nowait(([], []))  # publish them even if no request comes
 
     def _change_catalogue(
-        self, changes: Iterable[tuple[ConsumerRecord, str, Item | None, Any]]
+        self, changes: Iterable[tuple[ConsumerRecord, str, Item | None, NDArray[np.float32]]]
     ) -> list[tuple[ConsumerRecord, CatalogueError]]:
         faults = []
-        for record, item_id, item, vector in changes:
+        for record, item_id, item, embeddings in changes:
             try:
                 if item is None:
                     self.recommender.catalogue.remove(item_id)
                 else:
-                    self.recommender.put([item_id], [item], vector[None])
+                    self.recommender.put([item_id], [item], [embeddings])
             except CatalogueError as error:
                 faults.append((record, error))
         return faults

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from models.catalogue import Catalogue, CatalogueError, normal_categories, week_intervals
+from models.chunks import MAX_CHUNKS
 from schemas.records import Item, Location
 
 DIM = 32
@@ -108,3 +109,79 @@ def test_a_cosine_is_the_same_to_the_bit_whatever_is_beside_it():
         alone = np.concatenate([catalogue.cosines(query[None]) for query in queries])[:, catalogue.rows(names)]
         seen += [together.tobytes(), alone.tobytes()]
     assert len(set(seen)) == 1
+
+
+def chunked(seed: int, dim: int = DIM) -> np.ndarray:
+    """Return the embeddings of a text of 1 to MAX_CHUNKS chunks."""
+    return np.stack([unit(100 * seed + number, dim) for number in range(seed % MAX_CHUNKS + 1)])
+
+
+def test_a_long_texts_cosine_is_the_average_of_the_better_half_of_its_chunks():
+    catalogue, query = Catalogue(384), unit(9999, 384)
+    for number in range(40):
+        catalogue.put(f"i{number}", item(), chunked(number, 384))
+    for number in range(40):
+        each = sorted((chunked(number, 384).astype(np.float64) @ query.astype(np.float64)).tolist(), reverse=True)
+        half = each[: (len(each) + 1) // 2]
+        cosine = catalogue.cosines(query[None])[0, catalogue.row_of[f"i{number}"]]
+        assert cosine == pytest.approx(sum(half) / len(half), abs=5e-4)
+
+
+def test_an_item_of_one_chunk_keeps_its_cosine_to_the_bit_beside_long_ones():
+    short, mixed = Catalogue(DIM), Catalogue(DIM)
+    queries = np.stack([unit(1), unit(2)])
+    for number in range(10):
+        short.put(f"i{number}", item(), unit(number))
+        mixed.put(f"long{number}", item(), chunked(number + 1))
+        mixed.put(f"i{number}", item(), unit(number)[None])
+    names = [f"i{number}" for number in range(10)]
+    assert (
+        mixed.cosines(queries)[:, mixed.rows(names)].tobytes() == short.cosines(queries)[:, short.rows(names)].tobytes()
+    )
+
+
+def test_scores_of_long_items_do_not_change_by_a_bit_with_order_removals_replacements_and_batch():
+    names, texts = [f"i{number}" for number in range(60)], ["noodles", "rice and noodles", "担担面", "quiet"]
+    queries = np.stack([unit(1000 + number, 384) for number in range(9)])
+    seen = set()
+    for seed in range(3):
+        catalogue, random = Catalogue(384), np.random.default_rng(seed)
+        for number in random.permutation(60):
+            catalogue.put(names[number], item("other"), chunked(int(random.integers(60)), 384))
+        for number in random.permutation(60)[: 20 * seed]:
+            catalogue.remove(names[number])
+        for number in random.permutation(60):
+            catalogue.put(names[number], item(text=texts[number % 4]), chunked(int(number), 384))
+        rows = catalogue.rows(names)
+        seen.add(catalogue.cosines(queries)[:, rows].tobytes())
+        seen.add(np.concatenate([catalogue.cosines(query[None]) for query in queries])[:, rows].tobytes())
+        assert catalogue.size == 60
+        words = catalogue.words.scores("noodles, 担担面", catalogue.size)[rows]
+        assert words.tobytes() == np.tile(words[:4], 15).tobytes()
+        assert words[0] > words[3] == 0
+    assert len(seen) == 1
+
+
+def test_room_for_chunks_is_used_again():
+    catalogue = Catalogue(DIM)
+    for _ in range(50):
+        for number in range(20):
+            catalogue.put(f"i{number}", item(), chunked(MAX_CHUNKS - 1))
+            catalogue.remove(f"i{number}")
+    assert catalogue.size == 1
+    assert len(catalogue.chunk_embedding) <= 4 * MAX_CHUNKS
+
+
+def test_an_item_that_was_long_and_is_short_has_one_chunk():
+    catalogue = Catalogue(DIM)
+    catalogue.put("a", item(), chunked(7))
+    catalogue.put("a", item(), unit(3))
+    assert catalogue.cosines(unit(3)[None])[0, 0] == pytest.approx(1, abs=1e-3)
+
+
+def test_an_empty_catalogue_has_no_cosines():
+    assert Catalogue(DIM).cosines(unit(1)[None]).shape == (1, 0)
+    catalogue = Catalogue(DIM)
+    catalogue.put("a", item(), chunked(19))
+    catalogue.remove("a")
+    assert catalogue.cosines(unit(1)[None]).shape == (1, 1)
