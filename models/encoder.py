@@ -120,8 +120,11 @@ class Encoder:
             for row, vector in zip(rows, self._run([tokens[row] for row in rows]), strict=True):
                 vectors[row] = vector
 
-        # list() waits for every run and raises the first error of any.
-        list(self._pool.map(run, _plan_runs([len(ids) for ids in tokens], self._threads)))
+        runs = _plan_runs([len(ids) for ids in tokens], self._threads)
+        if len(runs) == 1:
+            run(runs[0])  # here: another thread would cost a single request two switches
+        else:
+            list(self._pool.map(run, runs))  # list() waits for every run and raises the first error of any
         return vectors
 
     def close(self) -> None:

@@ -102,16 +102,18 @@ def rank(
     parts = np.round(parts, 6)
     scores = parts.sum(axis=1)
     order = np.lexsort((catalogue.tie_break[rows], -scores))[: request.k]
-    language = language_of(request.text) if request.text else _context_language(joined)
+    if not request.explain:
+        return [RecommendedItem(item_id=catalogue.item_ids[rows[k]], score=float(scores[k])) for k in order]
+    whys = _whys(catalogue, pack, joined, mentioned, rows[order], parts[order])
     return [
         RecommendedItem(
-            item_id=catalogue.item_ids[rows[place]],
-            name=_name(catalogue, int(rows[place])) if request.explain else "",
-            score=float(scores[place]),
-            reasons=_reasons(parts[place]) if request.explain else {},
-            why=_why(catalogue, pack, joined, language, int(rows[place]), parts[place]) if request.explain else "",
+            item_id=catalogue.item_ids[rows[k]],
+            name=_name(catalogue, int(rows[k])),
+            score=float(scores[k]),
+            reasons=_reasons(parts[k]),
+            why=why,
         )
-        for place in order
+        for k, why in zip(order.tolist(), whys, strict=True)
     ]
 
 
@@ -254,29 +256,38 @@ def _context_language(joined: JoinedRequest) -> Language:
     return "zh" if joined.context.fields.get("language") == "zh" else "en"
 
 
-def _why(
-    catalogue: Catalogue, pack: DomainPack, joined: JoinedRequest, language: Language, row: int, parts: np.ndarray
-) -> str:
-    """Return the two strongest parts in favour as one phrase."""
+def _whys(
+    catalogue: Catalogue,
+    pack: DomainPack,
+    joined: JoinedRequest,
+    mentioned: np.ndarray,
+    rows: np.ndarray,
+    parts: np.ndarray,
+) -> list[str]:
+    """Return the two strongest parts in favour of each item as one phrase."""
+    language = language_of(joined.request.text) if joined.request.text else _context_language(joined)
     phrases = pack.phrases[language]
-    item = catalogue.items[row]
     origin = joined.context.location
     here = unit_vector(origin) if origin else np.full(3, np.nan)
-    metres = float(distances(catalogue.point[row : row + 1], here)[0])
-    visits = 0
-    if parts[VISITED]:
-        number, history = joined.items.index(catalogue.item_ids[row]), joined.history
-        visits = sum(
-            k == number and kind not in {CLICK, DISMISSAL} for k, kind in zip(history.item, history.kind, strict=True)
-        )
-        visits += sum(n for k, n in zip(history.older_item, history.older, strict=True) if k == number)
-    # Only what is true may be said: a place the user only clicked on, or one near the last stop, is nothing to name.
-    untold = {name for name, told in (("visited", visits > 0), ("near", origin is not None)) if not told}
-    strongest = [PARTS[k] for k in np.argsort(-parts) if parts[k] > 0.005 and PARTS[k] not in untold][:2]
-    values = {
-        "distance": f"{metres / 1000:.1f} km" if metres >= 950 else f"{metres:.0f} m",
-        "visits": visits,
-        "category": item.categories[0] if item and item.categories else "",
-        "price": item.price if item else "",
-    }
-    return phrases.separator.join(phrases.why[name].format(**values) for name in strongest)
+    metres = distances(catalogue.point[rows], here).tolist()
+    history = joined.history
+    chosen = ~np.isin(history.kind, (CLICK, DISMISSAL))
+    counts = np.bincount(np.array(history.item, np.int64)[chosen], minlength=len(joined.items))
+    counts[history.older_item] += np.array(history.older, np.int64)
+    visits_of = dict(zip(mentioned.tolist(), counts.tolist(), strict=True))
+    whys = []
+    for row, away, values, order in zip(
+        rows.tolist(), metres, parts.tolist(), np.argsort(-parts, axis=1).tolist(), strict=True
+    ):
+        item, visits = catalogue.items[row], visits_of.get(row, 0)
+        # Only what is true may be said: a place only clicked on, or one near the last stop, is nothing to name.
+        untold = {name for name, told in (("visited", visits > 0), ("near", origin is not None)) if not told}
+        strongest = [PARTS[k] for k in order if values[k] > 0.005 and PARTS[k] not in untold][:2]
+        words = {
+            "distance": f"{away / 1000:.1f} km" if away >= 950 else f"{away:.0f} m",
+            "visits": visits,
+            "category": item.categories[0] if item and item.categories else "",
+            "price": item.price if item else "",
+        }
+        whys.append(phrases.separator.join(phrases.why[name].format(**words) for name in strongest))
+    return whys

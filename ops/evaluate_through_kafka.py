@@ -62,7 +62,6 @@ async def evaluate_through_kafka(
             **options,
             isolation_level="read_committed",
             auto_offset_reset="earliest",
-            fetch_max_wait_ms=10,
             max_partition_fetch_bytes=4 * MIB,
         )
         await answers.start()

@@ -79,7 +79,7 @@ async def _ask(settings: Settings, user: str, asked: Request, timeout: float) ->
     options = client_options(settings.kafka)
     answers = full_name(settings.kafka, RECOMMENDATIONS)
     producer = AIOKafkaProducer(**options)
-    consumer = AIOKafkaConsumer(**options, isolation_level="read_committed", fetch_max_wait_ms=50)
+    consumer = AIOKafkaConsumer(**options, isolation_level="read_committed")
     await asyncio.gather(producer.start(), consumer.start())
     try:
         partitions = [TopicPartition(answers, number) for number in sorted(await producer.partitions_for(answers))]

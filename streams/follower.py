@@ -40,7 +40,6 @@ class Follower:
         self._consumer = AIOKafkaConsumer(
             **client_options(self._kafka),
             isolation_level="read_committed",
-            fetch_max_wait_ms=100,
             max_partition_fetch_bytes=4 * 1024 * 1024,
         )
         await self._consumer.start()

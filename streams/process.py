@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -13,6 +14,7 @@ import structlog
 log = structlog.get_logger(__name__)
 
 CLOSING_SECONDS = 15.0  # for what is in memory to be written
+SWITCH_SECONDS = 0.0005
 
 
 def notify_ready() -> None:
@@ -52,4 +54,6 @@ def run_until_signalled(stage: Callable[[asyncio.Event], Coroutine[Any, Any, Non
         log.warning("ended while the broker does not answer; what was not committed is read again")
         os._exit(1)
 
+    # The interpreter changes threads after this time: 5 ms by default, which a request would wait several times over.
+    sys.setswitchinterval(SWITCH_SECONDS)
     asyncio.run(run())

@@ -119,7 +119,6 @@ async def reading(
     consumer = AIOKafkaConsumer(
         **client_options(deployment.settings.kafka),
         isolation_level="read_committed",
-        fetch_max_wait_ms=10,
         max_partition_fetch_bytes=4 * MIB,
     )
     await consumer.start()

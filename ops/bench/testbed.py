@@ -132,7 +132,6 @@ class Testbed:
         consumer = AIOKafkaConsumer(
             **client_options(self.settings.kafka),
             isolation_level="read_committed",
-            fetch_max_wait_ms=10,
             max_partition_fetch_bytes=4 * MIB,
         )
         await consumer.start()

@@ -1,10 +1,10 @@
 """The inference stage on Kafka.
 
 Four steps overlap, each batch going through them in order: read and tokenise, encode (ONNX Runtime, which releases the
-interpreter), rank (one thread, which alone touches the catalogue), publish. A batch's recommendations, the offsets of
-its joined requests and the highest source offset answered in each partition are committed in one Kafka transaction;
-the last travels in the metadata of the offset commit, and a request that was joined twice after a crash of the state
-stage is recognised by it.
+interpreter, two batches at a time), rank (one thread, which alone touches the catalogue), publish. A batch's
+recommendations, the offsets of its joined requests and the highest source offset answered in each partition are
+committed in one Kafka transaction; the last travels in the metadata of the offset commit, and a request that was joined
+twice after a crash of the state stage is recognised by it.
 """
 
 import asyncio
@@ -24,8 +24,8 @@ from models.base_model import cache_folder
 from models.catalogue import CatalogueError
 from models.chunks import item_chunks
 from models.embedding_cache import EmbeddingCache
-from models.encoder import Encoder
-from models.recommender import Recommender, request_text
+from models.encoder import Encoder, TokenIds
+from models.recommender import Recommender, Vectors, request_text
 from schemas.codec import DecodeError, decode, decode_key, encode
 from schemas.domains import UnknownDomainError, pack_for
 from schemas.records import Item, JoinedRequest, Recommendation, RecommendedItem, Timings
@@ -33,17 +33,16 @@ from schemas.topics import CATALOG_ITEMS, DEADLETTERS, MIB, RECOMMENDATIONS, REQ
 from streams.deadletters import dead_letter
 from streams.follower import Follower
 from streams.inference.batcher import Batcher, Waiting
-from streams.kafka import client_options, committed_offsets, full_name
+from streams.kafka import client_options, committed_offsets, full_name, pause_after
 from streams.process import notify_ready
 from streams.settings import Settings
 
 log = structlog.get_logger(__name__)
 
 GROUP = "inference"
-FETCH_WAIT_MS = 10  # see streams/state/app.py: the longest a record can wait for a fetch that leaves its partition out
-FETCH_MIN_BYTES = 32 * 1024  # see there, too
 ITEMS_PER_STEP = 16
 TEXTS_PER_STEP = 8  # a long item has up to 20
+BATCHES_ENCODED_AT_ONCE = 2  # a core that is done with its half of one batch goes on with the next
 QUEUE_BATCHES = 4  # batches that may wait in memory; the rest waits in Kafka
 
 
@@ -65,8 +64,6 @@ class InferenceApp:
             enable_auto_commit=False,
             auto_offset_reset="earliest",
             isolation_level="read_committed",
-            fetch_max_wait_ms=FETCH_WAIT_MS,
-            fetch_min_bytes=FETCH_MIN_BYTES,
             session_timeout_ms=10_000,
             heartbeat_interval_ms=2_000,
         )
@@ -84,9 +81,11 @@ class InferenceApp:
         self._waiting = Batcher(
             limits.max_batch_requests, limits.max_batch_tokens, QUEUE_BATCHES * limits.max_batch_requests
         )
-        self._encoded: asyncio.Queue[tuple[list[Waiting], list[Any], int]] = asyncio.Queue(1)
+        self._encoded: asyncio.Queue[tuple[list[Waiting], asyncio.Future[tuple[Vectors, int]]]] = asyncio.Queue()
+        self._encoding = asyncio.Semaphore(BATCHES_ENCODED_AT_ONCE)
         self._ranked: asyncio.Queue[tuple[list[Waiting], list[bytes | None]]] = asyncio.Queue(1)
-        self._encode_thread = ThreadPoolExecutor(1, thread_name_prefix="encode")
+        self._encode_threads = ThreadPoolExecutor(BATCHES_ENCODED_AT_ONCE, thread_name_prefix="encode")
+        self._item_thread = ThreadPoolExecutor(1, thread_name_prefix="items")  # reads and writes the cache
         self._rank_thread = ThreadPoolExecutor(1, thread_name_prefix="rank")
         self._accepted: dict[int, int] = {}  # partition -> highest source offset taken on
         self._committed: dict[int, int] = {}  # partition -> highest source offset answered
@@ -96,6 +95,7 @@ class InferenceApp:
         self._idle = asyncio.Condition()
         self._generation = 0
         self._seconds_per_token = 0.0  # moving average, to tell beforehand who would be late
+        self._last_encoded = 0.0
 
     async def run(self, stop: asyncio.Event) -> None:
         """Run until ``stop`` is set or a part of the stage fails.
@@ -134,7 +134,8 @@ class InferenceApp:
             await self._consumer.stop()
             await self._producer.stop()
             await self._admin.close()
-            self._encode_thread.shutdown()
+            self._encode_threads.shutdown()
+            self._item_thread.shutdown()
             self._rank_thread.shutdown()
 
     # -- catalogue ---------------------------------------------------------------------------------------------------
@@ -159,7 +160,7 @@ class InferenceApp:
             vectors = [np.empty((0, self.encoder.dim), np.float32)]
             for place in range(0, len(texts), TEXTS_PER_STEP):
                 some = texts[place : place + TEXTS_PER_STEP]
-                vectors.append(await loop.run_in_executor(self._encode_thread, self._cache.encode, self.encoder, some))
+                vectors.append(await loop.run_in_executor(self._item_thread, self._cache.encode, self.encoder, some))
             embeddings = np.split(np.concatenate(vectors), np.cumsum([len(several) for several in chunks])[:-1])
             faults = await loop.run_in_executor(
                 self._rank_thread,
@@ -213,6 +214,7 @@ class InferenceApp:
                 self._tokenize(waiting)
                 self._in_flight += len(waiting)
                 await self._waiting.put(waiting)
+            await pause_after(batches, limit)
 
     def _tokenize(self, entries: list[Waiting]) -> None:
         texts = [(entry, text) for entry in entries if entry.joined and (text := request_text(entry.joined))]
@@ -239,18 +241,23 @@ class InferenceApp:
     async def _encode(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
+            await self._encoding.acquire()
             batch = await self._waiting.take()
             self._shed(batch)
-            texts = [entry for entry in batch if entry.tokens is not None]
-            vectors: list[Any] = [None] * len(batch)
-            if texts:
-                started = clock.perf_counter()
-                tokens = [entry.tokens for entry in texts if entry.tokens is not None]
-                encoded = iter(await loop.run_in_executor(self._encode_thread, self.encoder.encode, tokens))
-                vectors = [None if entry.tokens is None else next(encoded) for entry in batch]
-                spent = (clock.perf_counter() - started) / sum(map(len, tokens))
-                self._seconds_per_token += 0.2 * (spent - self._seconds_per_token)
-            await self._encoded.put((batch, vectors, int(clock.time() * 1000)))
+            tokens = [entry.tokens for entry in batch if entry.tokens is not None]
+            await self._encoded.put((batch, loop.run_in_executor(self._encode_threads, self._encode_texts, tokens)))
+
+    def _encode_texts(self, tokens: list[TokenIds]) -> tuple[Vectors, int]:
+        """Return the vectors [len(tokens), dim] and when they were there; runs in a thread."""
+        started = clock.perf_counter()
+        vectors = self.encoder.encode(tokens)
+        ended = clock.perf_counter()
+        if tokens:
+            # The encoder works off one batch after the other: time spent waiting for the one before is not this one's.
+            spent = (ended - max(started, self._last_encoded)) / sum(map(len, tokens))
+            self._seconds_per_token += 0.2 * (spent - self._seconds_per_token)
+        self._last_encoded = ended
+        return vectors, int(clock.time() * 1000)
 
     def _shed(self, batch: list[Waiting]) -> None:
         """Leave the text of requests that would be late unread: a cheaper list in time beats a better one too late."""
@@ -273,7 +280,11 @@ class InferenceApp:
     async def _rank(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            batch, vectors, encoded_at = await self._encoded.get()
+            batch, encoding = await self._encoded.get()
+            encoded, encoded_at = await encoding
+            self._encoding.release()
+            following = iter(encoded)
+            vectors = [None if entry.tokens is None else next(following) for entry in batch]
             values = await loop.run_in_executor(self._rank_thread, self._answer, batch, vectors, encoded_at)
             await self._ranked.put((batch, values))
 
@@ -383,8 +394,7 @@ class InferenceApp:
                     self._committed[entry.partition] = entry.joined.source.offset
                 answered = self._committed.get(entry.partition, -1)
                 offsets[partition] = OffsetAndMetadata(entry.offset + 1, str(answered))
-            await asyncio.gather(*sent)
-            await self._producer.send_offsets_to_transaction(offsets, self._group)
+            await asyncio.gather(*sent, self._producer.send_offsets_to_transaction(offsets, self._group))
 
 
 class _Handover(ConsumerRebalanceListener):  # type: ignore[misc]

@@ -43,7 +43,7 @@ from schemas.topics import (
 )
 from streams.deadletters import dead_letter
 from streams.follower import Follower
-from streams.kafka import client_options, committed_offsets, full_name
+from streams.kafka import client_options, committed_offsets, full_name, pause_after
 from streams.process import notify_ready
 from streams.settings import Settings
 from streams.state.barrier import Barrier, Waitlist
@@ -53,14 +53,9 @@ from streams.state.stage import Inbound, Outbound, Served, StateStage
 
 log = structlog.get_logger(__name__)
 
-FETCH_WAIT_MS = 10
-"""How long the broker may hold a fetch. A record that arrives while a fetch without its partition is running waits for
-that fetch to end: this is the latency it can cost; an idle stage asks the broker 100 times a second."""
 NEVER_SECONDS = 10**9
 MAX_READ = 500  # records handled at a time
 JOINED_AT_ONCE = 20
-FETCH_MIN_BYTES = 32 * 1024
-"""What the broker waits for meanwhile. Without it a busy stage may fetch every record alone."""
 
 Handler = Callable[[Inbound], None]
 
@@ -103,8 +98,6 @@ class StateApp:
         self._reader = AIOKafkaConsumer(
             **options,
             isolation_level="read_committed",
-            fetch_max_wait_ms=FETCH_WAIT_MS,
-            fetch_min_bytes=FETCH_MIN_BYTES,
             max_partition_fetch_bytes=4 * MIB,
         )
         self._start: dict[TopicPartition, int] = {}  # where reading began, per input partition
@@ -116,6 +109,7 @@ class StateApp:
         self._others: Follower | None = None
         self._requests: Waitlist[tuple[ConsumerRecord, Inbound, Request | None, int]] = Waitlist()
         self._feedback: Waitlist[ConsumerRecord] = Waitlist()
+        self._feedback_waiting = 0  # in the waitlist or taken out of it and not yet applied
         self._done: list[ConsumerRecord] = []  # in the order they were applied
         self._unconfirmed: list[asyncio.Future[Any]] = []
         self._generation = 0
@@ -124,7 +118,7 @@ class StateApp:
         self._agent(USERS_CONTEXT, self._applying(USERS_CONTEXT, self.stage.on_context))
         self._agent(RECOMMENDATIONS, self._applying(RECOMMENDATIONS, self.stage.on_recommendation))
         self._agent(USERS_ERASURE, self._applying(USERS_ERASURE, self.stage.on_erasure))
-        self._agent(USERS_FEEDBACK, self._feedback.add)
+        self._agent(USERS_FEEDBACK, self._read_feedback)
         self._agent(USERS_REQUESTS, self._read_request)
         self.faust.on_partitions_revoked.connect(self._on_revoked, weak=False)
         self.faust.on_rebalance_complete.connect(self._on_recovered, weak=False)
@@ -201,6 +195,7 @@ class StateApp:
                     read = batches.get(partition)
                     position = await self._reader.position(partition)
                     self.barrier.read(partition, read[-1].offset if read else None, position)
+            await pause_after(batches, MAX_READ)
 
     def _applying(self, topic: Topic, handler: Handler) -> Callable[[ConsumerRecord], None]:
         def apply(read: ConsumerRecord) -> None:
@@ -223,6 +218,14 @@ class StateApp:
             self._bury(record, error)
         # A refused request keeps its place in the queue: offsets are released in order.
         self._requests.add((read, record, request, int(clock.time() * 1000)))
+
+    def _read_feedback(self, read: ConsumerRecord) -> None:
+        """Apply feedback at once if its list is known and none waits before it; else it waits for lists to come."""
+        if not self._feedback_waiting and self.stage.list_is_known(_inbound(USERS_FEEDBACK, read)):
+            self._apply_feedback(read)
+        else:
+            self._feedback_waiting += 1
+            self._feedback.add(read)
 
     async def _join_requests(self) -> None:
         """Join requests, in order, with everything their users and everybody did before they were posted."""
@@ -253,6 +256,7 @@ class StateApp:
             if generation == self._generation:
                 for event in batch:
                     self._apply_feedback(event)
+                self._feedback_waiting -= len(batch)
 
     async def _catch_up(self, *topics: Topic) -> None:
         """Wait until all that these topics hold now has been applied, at most for the grace."""
@@ -382,6 +386,7 @@ class StateApp:
         self.barrier.reset()
         self._requests.clear()
         self._feedback.clear()
+        self._feedback_waiting = 0
         self._done.clear()
 
     async def _follow_others(self, owned: Collection[int]) -> None:

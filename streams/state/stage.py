@@ -46,6 +46,7 @@ class Served(msgspec.Struct, array_like=True):
     time: int  # event time, milliseconds
     user: bytes
     joined: msgspec.Raw
+    erasures: int = 0  # past the last erasure applied before: one that is read again must not take what came after it
 
 
 class EventTimeError(BadInputError):
@@ -81,6 +82,7 @@ class Due:
 
     watermark: int = 0
     joined: int = -1  # highest offset of `users.requests` joined in this process
+    erasures: int = 0  # past the last offset of `users.erasure` applied in this process
     windows: list[tuple[int, int, bytes]] = field(default_factory=list)  # (when it closes, request's offset, user)
     idle: list[tuple[int, bytes]] = field(default_factory=list)  # (when to look whether the user has been idle, user)
 
@@ -194,6 +196,15 @@ class StateStage:
             self._count(record, feedback.item_id, pack.name, previous)
         self._advance(record)
 
+    def list_is_known(self, record: Inbound) -> bool:
+        """Tell whether a feedback names a list that its user's row has: then no other can be the one it belongs to."""
+        try:
+            feedback = decode(Feedback, record.value)
+        except DecodeError:
+            return False
+        user = self.users.get(record.key or b"")
+        return user is not None and any(slate.request_id == feedback.request_id for slate in user.slates)
+
     def on_recommendation(self, record: Inbound) -> None:
         """Remember a list for attribution, unless its window has closed or its user has been forgotten meanwhile."""
         self.check(record)
@@ -212,9 +223,13 @@ class StateStage:
         """Forget a user."""
         self.check(record)
         decode(Erasure, record.value)
-        for _, offset, key in self._due[record.partition].windows:
-            if key == record.key:
-                self.served.delete(_served_key(Source(partition=record.partition, offset=offset)), record.partition)
+        due = self._due[record.partition]
+        for _, offset, key in due.windows:
+            name = _served_key(Source(partition=record.partition, offset=offset))
+            served = self.served.get(name) if key == record.key else None
+            if served is not None and served.erasures <= record.offset:
+                self.served.delete(name, record.partition)
+        due.erasures = max(due.erasures, record.offset + 1)
         self.users.delete(record.key or b"", record.partition)
         self._advance(record)
 
@@ -247,7 +262,8 @@ class StateStage:
                 received_at=received_at,
                 joined_at=int(clock.time() * 1000),
             )
-            served = Served(record.time, record.key or b"", msgspec.Raw(encode(joined)))
+            erasures = self._due[record.partition].erasures
+            served = Served(record.time, record.key or b"", msgspec.Raw(encode(joined)), erasures)
             self.served.put(_served_key(source), record.partition, served)
             self._open_window(source, record.time, record.key or b"")
         self._due[record.partition].joined = record.offset
