@@ -19,6 +19,7 @@ from models.chunks import MAX_CHUNKS
 from models.lexical import LexicalIndex
 from models.places import unit_vector
 from models.texts import item_text
+from models.wishes.vocabulary import Vocabulary
 from schemas.domains import UnknownDomainError, pack_for
 from schemas.errors import BadInputError
 from schemas.records import Item
@@ -52,6 +53,7 @@ class Catalogue:
         self.time_zones: list[ZoneInfo | None] = [None]  # number 0: the request's own
         self.size = 0  # rows in use or free; arrays are longer
         self.words = LexicalIndex()  # by row
+        self.vocabularies: dict[str, Vocabulary] = {}  # domain pack -> the words of its items, for wishes
         self._free: list[int] = []
         self.chunk_embedding = np.zeros((1, dim), np.float32)  # embeddings of second and later chunks; number 0: none
         self._free_chunks: list[int] = []
@@ -122,6 +124,9 @@ class Catalogue:
         self.embedding[row] = first
         self._put_later_chunks(row, further)
         self.words.put(row, item_text(pack, item))
+        if pack.name not in self.vocabularies:
+            self.vocabularies[pack.name] = Vocabulary(pack.wishes)
+        self.vocabularies[pack.name].put(row, item)
         self.available[row] = item.available
         self.domain[row] = self.domain_code.setdefault(pack.name, len(self.domain_code) + 1)
         self.price[row] = np.nan if item.price is None else item.price
@@ -145,6 +150,7 @@ class Catalogue:
             return
         item = self.items[row]
         if item is not None:
+            self.vocabularies[pack_for(item.domain).name].remove(row)
             for name in normal_categories(item):
                 self.rows_in_category[name].discard(row)
         self.items[row] = None

@@ -1,6 +1,7 @@
 """Hard filters over the catalogue. What is unknown about an item counts against it."""
 
 from datetime import UTC, datetime, tzinfo
+from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import numpy as np
@@ -52,13 +53,32 @@ def allowed_rows(
     if "attributes" in kinds and constraints.attributes:
         for row in np.flatnonzero(allowed):
             allowed[row] = _has_attributes(catalogue.items[row], constraints.attributes)
+    if "attributes" in kinds and constraints.at_least:
+        for row in np.flatnonzero(allowed):
+            allowed[row] = _is_at_least(catalogue.items[row], constraints.at_least)
     return allowed
+
+
+def both(posted: Constraints | None, said: Constraints) -> Constraints:
+    """Return constraints that ask for all that two ask for; where both set the same, the posted one counts."""
+    if posted is None:
+        return said
+    merged: dict[str, Any] = {}
+    for name in Constraints.__struct_fields__:
+        ours, theirs = getattr(posted, name), getattr(said, name)
+        if name in {"exclude_items", "exclude_categories"}:
+            merged[name] = list(dict.fromkeys([*ours, *theirs]))
+        elif isinstance(ours, dict):
+            merged[name] = {**theirs, **ours}
+        else:
+            merged[name] = ours or theirs if isinstance(ours, list) else theirs if ours is None else ours
+    return Constraints(**merged)
 
 
 def open_rows(catalogue: Catalogue, moment: int, time_zone: str | None) -> NDArray[np.bool_]:
     """Return a mask [catalogue.size] of what is open at a moment (milliseconds), in each item's own time zone."""
     size = catalogue.size
-    minutes = np.array([_minute_of_week(moment, zone or _zone(time_zone)) for zone in catalogue.time_zones])
+    minutes = np.array([_minute_of_week(moment, zone or zone_of(time_zone)) for zone in catalogue.time_zones])
     local = minutes[catalogue.time_zone[:size]][:, None]
     hours = catalogue.hours[:size]
     within = (hours[:, :, 0] <= local) & (local < hours[:, :, 1])
@@ -66,7 +86,8 @@ def open_rows(catalogue: Catalogue, moment: int, time_zone: str | None) -> NDArr
     return is_open
 
 
-def _zone(name: str | None) -> tzinfo:
+def zone_of(name: str | None) -> tzinfo:
+    """Return a time zone by its name, UTC for none and for one that does not exist."""
     try:
         return ZoneInfo(name) if name else UTC
     except (ZoneInfoNotFoundError, ValueError, OSError):
@@ -95,3 +116,12 @@ def _has_attributes(item: Item | None, wanted: Attributes) -> bool:
         if not any(option in have for option in options):
             return False
     return True
+
+
+def _is_at_least(item: Item | None, wanted: dict[str, float]) -> bool:
+    if item is None:
+        return False
+    found = [(item.attributes.get(name), least) for name, least in wanted.items()]
+    return all(
+        isinstance(value, int | float) and not isinstance(value, bool) and value >= least for value, least in found
+    )

@@ -5,6 +5,7 @@ Serving, evaluation and replay go through ``texts`` and ``recommend``; nothing e
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,12 +13,21 @@ from numpy.typing import NDArray
 from models.catalogue import Catalogue
 from models.ranking import Weights, rank
 from models.texts import query_text
+from models.wishes.heed import heed
 from schemas.domains import pack_for
-from schemas.records import Item, JoinedRequest, RecommendedItem
+from schemas.records import Item, JoinedRequest, RecommendedItem, Understood
 
 Vectors = NDArray[np.float32]
 
 WORDS_WEIGHT = 1.0  # what a spread of shared words counts against a spread of cosines; models/TEXT.md
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A ranked list, and what was understood of the words it answers."""
+
+    items: list[RecommendedItem]
+    understood: Understood | None = None
 
 
 class Recommender:
@@ -42,18 +52,20 @@ class Recommender:
         self, joined: Sequence[JoinedRequest], vectors: Sequence[Vectors | None]
     ) -> list[list[RecommendedItem]]:
         """Return a ranked list for each request, whose text has the given vector [dim] (None: it has no text)."""
+        return [answer.items for answer in self.answer(joined, vectors)]
+
+    def answer(self, joined: Sequence[JoinedRequest], vectors: Sequence[Vectors | None]) -> list[Answer]:
+        """Return what ``recommend`` does, with what was understood of each request's words."""
         with_text = [vector for vector in vectors if vector is not None]
         cosines = iter(self.catalogue.cosines(np.stack(with_text)) if with_text else ())
-        return [
-            rank(
-                self.catalogue,
-                pack_for(request.request.domain),
-                request,
-                None if vector is None else similarities(self.catalogue, request, next(cosines)),
-                self.weights,
-            )
-            for request, vector in zip(joined, vectors, strict=True)
-        ]
+        answers = []
+        for request, vector in zip(joined, vectors, strict=True):
+            pack = pack_for(request.request.domain)
+            heeded = heed(self.catalogue, pack, request)
+            fit = None if vector is None else similarities(self.catalogue, request, next(cosines))
+            items = rank(self.catalogue, pack, heeded.joined, fit, self.weights)
+            answers.append(Answer(items, heeded.understood))
+        return answers
 
 
 def similarities(catalogue: Catalogue, joined: JoinedRequest, cosines: np.ndarray) -> np.ndarray:

@@ -25,6 +25,8 @@ from schemas.records import (
     Source,
     Timings,
     TrainingExample,
+    Understood,
+    Wish,
 )
 
 
@@ -58,6 +60,7 @@ _REQUEST = Request(
         open_at="now",
         categories=["川菜"],
         attributes={"包间": True},
+        at_least={"rating": 4.5},
         exclude_items=["item-9"],
         exclude_categories=["火锅"],
     ),
@@ -154,6 +157,14 @@ EXAMPLES: dict[type[Record], Examples] = {
             ],
             source=Source(partition=3, offset=4_294_967_296),
             degraded="deadline",
+            understood=Understood(
+                wishes=[
+                    Wish(kind="price", words="100-150元", low=100.0, high=150.0, filters=True, goal=1),
+                    Wish(kind="category", words="火锅", values=["火锅", "hot pot"], avoid=True),
+                ],
+                phrase="已理解：人均100到150、不要火锅",
+                relaxed=True,
+            ),
             timings=Timings(
                 received=_FRIDAY_EVENING + 4,
                 joined=_FRIDAY_EVENING + 254,

@@ -23,6 +23,7 @@ Fraction = Annotated[float, Meta(ge=0, le=1)]
 Number = Annotated[float, Meta(ge=-1e300, le=1e300)]  # finite
 Labels = Annotated[list[Label], Meta(max_length=100)]
 Attributes = Annotated[dict[Label, Text | Number | bool | Labels], Meta(max_length=100)]
+Limits = Annotated[dict[Label, Number], Meta(max_length=100)]
 Interval = tuple[Annotated[int, Meta(ge=0, le=1440)], Annotated[int, Meta(ge=0, le=2880)]]
 Week = Annotated[list[Annotated[list[Interval], Meta(max_length=8)]], Meta(min_length=7, max_length=7)]
 
@@ -76,6 +77,7 @@ class Constraints(Part, frozen=True):
     open_at: Milliseconds | Literal["now"] | None = None
     categories: Labels = msgspec.field(default_factory=list)  # any of
     attributes: Attributes = msgspec.field(default_factory=dict)  # all of
+    at_least: Limits = msgspec.field(default_factory=dict)  # numeric attributes: all of
     exclude_items: Annotated[list[Id], Meta(max_length=1_000)] = msgspec.field(default_factory=list)
     exclude_categories: Labels = msgspec.field(default_factory=list)
 
@@ -186,6 +188,34 @@ class Timings(Part, frozen=True):
     ranked: Milliseconds = 0
 
 
+class Wish(Part, frozen=True):
+    """One thing that was read from a request's words.
+
+    ``low`` and ``high`` bound a price, a rating (in the catalogue's own scale) or a distance (metres); equal bounds
+    mean about that much. The ``low`` of ``open`` is a moment in milliseconds, absent for now.
+    """
+
+    kind: Literal[
+        "price", "cheap", "dear", "rating", "well_rated", "distance", "near", "open", "category", "attribute",
+        "landmark", "item",
+    ]  # fmt: skip
+    words: Text  # as they stand in the text, in lower case and plain letters
+    values: Labels = msgspec.field(default_factory=list)  # any of: words of the catalogue that are meant
+    low: float | None = None
+    high: float | None = None
+    avoid: bool = False  # what was said to be avoided
+    filters: bool = False  # whether items that do not fit were left out; else they only rank lower
+    goal: Annotated[int, Meta(ge=0)] = 0  # wishes of different goals need not be met by one item
+
+
+class Understood(Part, frozen=True):
+    """What was read from a request's words, and what was made of it."""
+
+    wishes: list[Wish]
+    phrase: str = ""  # the same in the request's language
+    relaxed: bool = False  # whether no item met all limits, so that they only rank
+
+
 class Recommendation(Record, frozen=True):
     """The answer to one request (``recommendations``)."""
 
@@ -195,6 +225,7 @@ class Recommendation(Record, frozen=True):
     items: list[RecommendedItem]
     source: Source  # of the request in `users.requests`
     degraded: str | None = None  # why the list is a cheaper one, if it is
+    understood: Understood | None = None  # what was read from the request's words, if anything
     timings: Timings = Timings()
 
 

@@ -28,7 +28,33 @@ class Phrases(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     separator: str  # between listed words
     context: dict[str, dict[str, str]]  # context field -> value -> words
     why: dict[str, str]  # part of the score -> reason; {distance} {price} {visits} {category}
+    wishes: dict[str, str]  # what was understood -> how it is told; {low} {high} {words}
     price: dict[str, str] = {}  # level -> words
+
+
+class Meaning(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Words of any language that mean one thing here, and words that mean its opposite."""
+
+    same: list[str]
+    opposite: list[str] = []
+
+
+class WishWords(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What words mean in this domain, all languages together; case, width and plural do not matter.
+
+    The names of categories, attributes and their values need not be here: they are read from the catalogue.
+    """
+
+    rating: str  # the attribute that holds an item's rating
+    rating_scale: float  # its best value
+    landmarks: list[str]  # attributes that name what is nearby
+    goals: list[str]  # what people call the things of this domain; says nothing about which of them
+    price: list[str]  # words beside a number that make it a price
+    rated: list[str]  # words before a number that make it a rating
+    cheap: list[str]
+    dear: list[str]
+    well_rated: list[str]
+    meanings: list[Meaning] = []
 
 
 class DomainPack(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -41,6 +67,7 @@ class DomainPack(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     constraints: list[ConstraintKind]
     context_fields: list[str]  # the context fields that go into the query's words
     near_metres: float  # the distance at which being near has lost two thirds of its pull
+    wishes: WishWords
     repeats: bool = True  # whether people choose the same item again
     aliases: list[str] = []
     price_levels: dict[str, float] = {}  # level -> upper price bound, ascending

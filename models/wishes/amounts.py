@@ -1,0 +1,283 @@
+"""Prices, ratings and distances in a text: which numbers they are, and whether people mean them as a limit.
+
+A number is a wish only by what stands around it: a unit, a word such as "per head", a bound. All patterns look at a
+window of bounded length before or after the number, so that reading takes linear time. They are ASCII patterns: an
+English word may well end where Chinese begins.
+"""
+
+import re
+from dataclasses import dataclass
+from functools import cache
+from typing import Literal
+
+from models.wishes.numerals import Number, find_numbers
+
+MILE, WALKED_PER_MINUTE = 1609.344, 80.0  # metres
+BEFORE, AFTER = 40, 24  # characters that are looked at
+
+_JOINED = re.compile(
+    r"\s{0,2}(?P<unit>元|块钱?|分|星|stars?|米|m|公里|km|dollars|yuan|rmb)?\s{0,2}(?:-|–|—|~|～|至|到|to|and|和|与)"
+    r"\s{0,2}[$€£¥]?\s{0,2}",
+    re.ASCII,
+)
+_SIGN = r"(?:us\$|[$€£¥]|(?<![a-z])(?:rmb|cny|usd|eur|gbp|hkd))"
+_AT_MOST = (
+    r"不要?超过|别超过|不高于|低于|少于|小于|不到|不多于|最多|至多|最高|控制在|上限|封顶|≤|<=?"
+    r"|\b(?:under|below|less than|up to|at (?:the )?most|(?:no|not) more than|not over|max(?:imum)?(?: of)?"
+    r"|(?:no|not) (?:higher|further|farther) than|within|inside)"
+)
+_AT_LEAST = (
+    r"不低于|不少于|不小于|至少|最少|最低|起码|高于|超过|大于|多于|≥|>=?"
+    r"|\b(?:over|above|more than|at least|higher than|better than|min(?:imum)?(?: of)?|(?:no|not) less than"
+    r"|start(?:ing|s) (?:at|from))"
+)
+_ABOUT = r"大概|大约|约|差不多|接近|\b(?:around|about|roughly|approximately|circa|close to)|~"
+_BUDGET = r"预算|\bbudget|\bspend(?:ing)?|\bcheaper than|\bpay(?:ing)?|\bafford"
+_LINK = r"(?:\s|[:：]|在|是|为|有|要|得|就|我们?|(?<![a-z])(?:is|of|a|the|my|our))*"
+_LINK += rf"(?:{_ABOUT})?\s{{0,2}}{_SIGN}?\s{{0,2}}$"
+_LEAD = {
+    "at most": re.compile(rf"(?:{_AT_MOST}){_LINK}", re.ASCII),
+    "at least": re.compile(rf"(?:{_AT_LEAST}){_LINK}", re.ASCII),
+    "budget": re.compile(rf"(?:{_BUDGET})[^\d,.;:!?，。；：！？、]{{0,8}}{_SIGN}?\s{{0,2}}$", re.ASCII),
+    "about": re.compile(rf"(?:{_ABOUT})\s{{0,2}}{_SIGN}?\s{{0,2}}$", re.ASCII),
+    "sign": re.compile(rf"{_SIGN}\s{{0,2}}$", re.ASCII),
+}
+_PER = r"(?:\s{0,2}(?:/|每|一个?)\s{0,2}(?:人|位))?"
+_TRAIL = {
+    "at most": re.compile(
+        rf"{_PER}\s{{0,2}}(?:以内|以下|之内|之下|以里|内|封顶"
+        r"|(?:or|and) (?:less|under|below|fewer|cheaper)\b|max\b|maximum\b|tops\b|at (?:the )?most\b)",
+        re.ASCII,
+    ),
+    "at least": re.compile(
+        rf"{_PER}\s{{0,2}}(?:(?:及|或者?)?(?:以上|更高)|之上|往上|起(?!来)|\+|plus\b"
+        r"|(?:or|and) (?:more|up|above|over|higher|better)\b"
+        r"|minimum\b|at least\b)",
+        re.ASCII,
+    ),
+    "about": re.compile(rf"{_PER}\s{{0,2}}(?:左右|上下|or so\b|-?ish\b)", re.ASCII),
+}
+_MONEY = re.compile(
+    r"\s{0,2}(?:(?:[多来几])?(?:元(?![旦宵素代])|块钱|块(?=$|[^\u3400-\u9fff]|[以之左上内的一每到封起吧就可能行])|人民币|美元|美金|欧元|英镑|日元|港币)"
+    r"|(?:rmb|cny|yuan|kuai|dollars?|bucks?|usd|euros?|eur|pounds?|gbp|quid|yen|hkd)\b|[$€£¥](?!\d))",
+    re.ASCII,
+)
+_STARS = re.compile(
+    r"\+?\s{0,2}(?:(?:颗)?星(?![期级座球空巴])级?|-?\s?stars?\b|\s?/\s?5\b|out of (?:5|five)\b)", re.ASCII
+)
+_POINTS = re.compile(r"\s{0,2}(?:分(?![钟之店别享为量米公给手布开钱子类])|points?\b)", re.ASCII)
+_LENGTHS = {
+    "kilometre": (re.compile(r"\s{0,2}(?:公里|千米|(?:km|kms|kilomet(?:er|re)s?)\b)", re.ASCII), 1_000.0),
+    "metre": (
+        re.compile(r"\s{0,2}(?:米(?=$|[^\u3400-\u9fff]|[以之内左上外范远近的])|(?:m|met(?:er|re)s?)\b)", re.ASCII),
+        1.0,
+    ),
+    "li": (re.compile(r"\s{0,2}里(?:地|路|以内|之内)", re.ASCII), 500.0),
+    "mile": (re.compile(r"\s{0,2}(?:英里|(?:miles?|mi)\b)", re.ASCII), MILE),
+    "block": (re.compile(r"\s{0,2}blocks?\b", re.ASCII), 150.0),
+}
+_ON_FOOT = re.compile(
+    r"\s{0,2}(?:分钟|minutes?|mins?\b)[^,.;!?，。；！？]{0,8}?(?:步行|走路|路程|走|walk|on foot)", re.ASCII
+)
+_WALKING = re.compile(r"(?:步行|走路|走|walk(?:ing)?(?: for)?)[^,.;!?，。；！？\d]{0,5}$", re.ASCII)
+_MINUTES = re.compile(r"\s{0,2}(?:分钟|minutes?|mins?\b)", re.ASCII)
+_FROM_ELSEWHERE = re.compile(r"(?:离|距离?)(?!我|这|那?里|此|当前|现在)[^,.;!?，。；！？\d]{1,20}$", re.ASCII)
+_OF_ELSEWHERE = re.compile(
+    r"[^,.;!?，。；！？]{0,6}?\b(?:of|from|to)\s(?!me\b|here\b|us\b|my\b|our\b|where i\b)", re.ASCII
+)
+_NEAR = re.compile(
+    r"\b(?:nearby|near (?:me|here|us|my place)|close by|close to (?:me|here|us)|walking distance"
+    r"|not (?:too |so |very )?far(?! from (?!me|here|us))|around here|in the (?:area|neighbou?rhood))\b"
+    r"|离(?:我|这里?|这儿)[^,.;!?，。；！？]{0,4}近|[别不](?:要|用)?太?远|走路(?:能|可以?)?到|步行(?:能|可以?)?到|就近"
+    r"|(?:(?<![\u3400-\u9fff])|(?<=[我这里的找在要想去有就是看家]))(?:附近|周边|周围)(?!的?(?:景|地标))"
+    r"|近一?点|近些",
+    re.ASCII,
+)
+_BARE_LIMIT = re.compile(r"\s{0,2}以[内下](?:$|[^\u3400-\u9fff]|[的吧就可吗])", re.ASCII)
+_PLAIN_END = re.compile(
+    r"\s{0,2}(?:$|[,.;!?，。；！？)]|(?:please|and|or|but|with|for|in|near|if|each|total)\b)", re.ASCII
+)
+
+
+@dataclass(frozen=True)
+class Amount:
+    """A number that is a wish, from ``low`` to ``high`` in the unit of its kind (metres for a distance).
+
+    ``sure``: it was said as a limit, not as an example or a guess. ``elsewhere``: it is about another domain.
+    """
+
+    kind: Literal["price", "rating", "distance"]
+    low: float | None
+    high: float | None
+    start: int
+    end: int
+    sure: bool
+    elsewhere: bool = False
+
+
+@dataclass(frozen=True)
+class Cues:
+    """The pack's patterns for words that say what a number is, each to be found before or after it."""
+
+    price_before: re.Pattern[str]
+    price_after: re.Pattern[str]
+    elsewhere_before: re.Pattern[str]
+    elsewhere_after: re.Pattern[str]
+    rating_before: re.Pattern[str]
+    rating_after: re.Pattern[str]
+
+
+@cache
+def cues(price: str, price_elsewhere: str, rating: str) -> Cues:
+    """Return the cues for a phrasebook's patterns."""
+    before, after = r"[^\d,.;!?，。；！？]{0,12}$", r"\s{0,2}(?:/|元|块钱?|yuan|rmb|dollars?|bucks?)?\s{0,2}"
+    return Cues(
+        re.compile(price + before, re.ASCII),
+        re.compile(after + price, re.ASCII),
+        re.compile(price_elsewhere + before, re.ASCII),
+        re.compile(after + price_elsewhere, re.ASCII),
+        re.compile(rf"{rating}[^\d,;!?，。；！？]{{0,12}}$", re.ASCII),
+        re.compile(rf"的?\s{{0,2}}{rating}", re.ASCII),
+    )
+
+
+def find_amounts(text: str, said: Cues, rating_scale: float) -> list[Amount]:
+    """Return the amounts of a text that is ``normal``, from left to right."""
+    numbers = find_numbers(text)
+    amounts = []
+    position = 0
+    while position < len(numbers):
+        first = numbers[position]
+        last = numbers[position + 1] if position + 1 < len(numbers) and _range(text, numbers, position) else None
+        amount = _amount(text, first, last, said, rating_scale)
+        if amount is None and last is not None:
+            last = None  # "for 2 and 30 dollars each" is no range
+            amount = _amount(text, first, None, said, rating_scale)
+        if amount is not None:
+            amounts.append(amount)
+        position += 1 if last is None else 2
+    return amounts
+
+
+def find_nearness(text: str) -> list[tuple[int, int]]:
+    """Return where a ``normal`` text says that it should be near to the user."""
+    return [match.span() for match in _NEAR.finditer(text)]
+
+
+def _range(text: str, numbers: list[Number], position: int) -> bool:
+    first, second = numbers[position], numbers[position + 1]
+    between = text[first.end : second.start]
+    if len(between) > 12 or first.value > second.value or not (joint := _JOINED.fullmatch(between)):
+        return False
+    if "and" in between or "和" in between or "与" in between:
+        before = text[max(0, first.start - 10) : first.start]
+        return "between" in before or text.startswith("之间", second.end) or "之间" in text[second.end : second.end + 4]
+    return joint is not None
+
+
+def _amount(text: str, first: Number, last: Number | None, said: Cues, rating_scale: float) -> Amount | None:
+    start, end = first.start, (last or first).end
+    before, after = text[max(0, start - BEFORE) : start], text[end : end + AFTER]
+    return (
+        _rating(first, last, before, after, said, rating_scale)
+        or _distance(first, last, before, after)
+        or _price(first, last, before, after, said)
+    )
+
+
+def _rating(
+    first: Number, last: Number | None, before: str, after: str, said: Cues, rating_scale: float
+) -> Amount | None:
+    if not 0 < first.value <= rating_scale:
+        return None
+    unit = _STARS.match(after) or _POINTS.match(after)
+    rest = after[unit.end() :] if unit else after
+    cue = said.rating_before.search(before)
+    if named := said.rating_after.match(rest):
+        cue, rest = cue or named, rest[named.end() :]
+    at_most = _TRAIL["at most"].match(rest) or _LEAD["at most"].search(before)
+    at_least = _TRAIL["at least"].match(rest) or _LEAD["at least"].search(before) or after.startswith("+")
+    points_alone = unit is not None and not _STARS.match(after) and not at_least and last is None
+    if not (unit or cue) or (points_alone and not cue) or _MONEY.match(after) or _is_price(before, after, said, cue):
+        return None
+    if at_most and not at_least:
+        return None  # nobody asks for what is bad
+    end = (last or first).end + (unit.end() if unit else 0) + _length(_TRAIL["at least"], rest)
+    return Amount("rating", first.value, None, first.start, end, sure=bool(at_least or last) and bool(cue or unit))
+
+
+def _is_price(before: str, after: str, said: Cues, rating: re.Match[str] | None) -> bool:
+    price = said.price_before.search(before)
+    later = price is not None and (rating is None or (rating.string is before and price.start() > rating.start()))
+    return later or said.price_after.match(after) is not None
+
+
+def _distance(first: Number, last: Number | None, before: str, after: str) -> Amount | None:
+    end = (last or first).end
+    value = (last or first).value
+    if not value:
+        return None
+    if (on_foot := _ON_FOOT.match(after)) or (_MINUTES.match(after) and _WALKING.search(before)):
+        length = on_foot.end() if on_foot else _length(_MINUTES, after)
+        return Amount("distance", None, value * WALKED_PER_MINUTE, first.start, end + length, sure=False)
+    for unit, metres in _LENGTHS.values():
+        match = unit.match(after)
+        if match is None:
+            continue
+        rest = after[match.end() :]
+        trail = _TRAIL["at most"].match(rest)
+        limit = bool(trail or _LEAD["at most"].search(before) or "以内" in match[0] or "之内" in match[0])
+        end += match.end() + (trail.end() if trail else 0)
+        elsewhere = bool(_FROM_ELSEWHERE.search(before) or _OF_ELSEWHERE.match(rest))
+        high = min(value * metres, 2e7)
+        return Amount("distance", None, high, first.start, end, sure=limit, elsewhere=elsewhere)
+    return None
+
+
+def _price(first: Number, last: Number | None, before: str, after: str, said: Cues) -> Amount | None:
+    money = _MONEY.match(after)
+    rest = after[money.end() :] if money else after
+    sign, budget = _LEAD["sign"].search(before), _LEAD["budget"].search(before)
+    elsewhere = said.elsewhere_before.search(before) or said.elsewhere_after.match(after)
+    ours = said.price_before.search(before) or said.price_after.match(after)
+    at_most = _TRAIL["at most"].match(rest) or _LEAD["at most"].search(before)
+    at_least = _TRAIL["at least"].match(rest) or _LEAD["at least"].search(before)
+    if before[-1:].isascii() and before[-1:].isalpha() and not sign:
+        return None
+    told = bool(money or sign or budget or ours or elsewhere)
+    if not told:
+        # "under 30" may well be money, "under 30 minutes" is not.
+        between = last is not None and last.value >= 10 and "between" in before[-10:]
+        bare = _PLAIN_END.match(after) and before.isascii() and (between or _LEAD["at most"].search(before))
+        if not bare and not _BARE_LIMIT.match(after):
+            return None
+    if not ours and not money and not sign and _counts_other_things(rest):
+        return None
+    about = _TRAIL["about"].match(rest) or _LEAD["about"].search(before)
+    low, high = (first.value, last.value) if last else (first.value, first.value)
+    if last is None and (at_most or (budget and not at_least)) and not about:
+        low, high = None, first.value  # type: ignore[assignment]
+    elif last is None and at_least and not about:
+        low, high = first.value, None  # type: ignore[assignment]
+    sure = told and not about and (last is not None or low is None or high is None)
+    if high == 0 or (last is None and first.value <= 1 and not sign):
+        return None  # 一块 is also "together"
+    end = (last or first).end + (money.end() if money else 0)
+    end += max((_length(pattern, rest) for pattern in _TRAIL.values()), default=0)
+    return Amount("price", low, high, first.start, end, sure=sure, elsewhere=elsewhere is not None and ours is None)
+
+
+_OTHER_COUNT = re.compile(
+    r"\s{0,2}(?:[个名位口]?人(?![均民])|[个家位名口间份种样次年月日号点岁楼层天周折%路站路]|分钟?|小时|people\b|persons?\b|guests?\b|adults?\b"
+    r"|kids?\b|children\b|minutes?\b|mins?\b|hours?\b|days?\b|years?\b|pm\b|am\b|o'clock|:\d|%|percent\b|of us\b)",
+    re.ASCII,
+)
+
+
+def _counts_other_things(rest: str) -> bool:
+    return _OTHER_COUNT.match(rest) is not None
+
+
+def _length(pattern: re.Pattern[str], text: str) -> int:
+    match = pattern.match(text)
+    return match.end() if match else 0
