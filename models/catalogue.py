@@ -5,7 +5,7 @@ sum of a dot product then stays below 2**24, where float32 is exact for whole nu
 order of summation, on the row's position or on what else is in the batch: replay is byte for byte. The error this adds
 to a cosine is about 1e-4.
 
-A long text has several embeddings, one of each of its chunks. Its cosine is the average of the better half: a place is
+A long text has several embeddings, one of each of its chunks. Its cosine is the average of the best few: a place is
 what its reviews say again and again, and the best chunk alone is often a stray remark (measured in models/TEXT.md).
 """
 
@@ -25,6 +25,7 @@ from schemas.errors import BadInputError
 from schemas.records import Item
 
 SCALE = 4000
+BEST_CHUNKS = 5  # whose cosines are averaged; of a text with fewer, all
 MAX_CATEGORIES = 8  # of an item that count for taste; filters see all of them
 WEEK_MINUTES = 7 * 1440
 
@@ -191,17 +192,17 @@ class Catalogue:
             of_chunks = whole @ self.chunk_embedding.T
             of_chunks[:, 0] = -np.inf
             for product, of_further in zip(products, of_chunks, strict=True):
-                product[long] = _better_half(np.column_stack([product[long], of_further[chunks]]))
+                product[long] = _best_average(np.column_stack([product[long], of_further[chunks]]))
         products /= SCALE**2
         return products
 
 
-def _better_half(values: np.ndarray) -> np.ndarray:
-    """Return the average of the greater half of each row [n, m] of whole numbers; those that are -inf do not count."""
-    half = (np.count_nonzero(np.isfinite(values), axis=1) + 1) // 2
-    values = np.sort(values, axis=1)[:, ::-1]
-    counted = np.arange(values.shape[1]) < half[:, None]
-    average: np.ndarray = np.where(counted, values, 0.0).sum(axis=1) / half
+def _best_average(values: np.ndarray) -> np.ndarray:
+    """Return the average of the greatest ``BEST_CHUNKS`` of each row [n, m]; those that are -inf do not count."""
+    if values.shape[1] > BEST_CHUNKS:
+        values = np.partition(values, -BEST_CHUNKS, axis=1)[:, -BEST_CHUNKS:]
+    counted = np.isfinite(values)
+    average: np.ndarray = np.where(counted, values, 0.0).sum(axis=1) / np.count_nonzero(counted, axis=1)
     return average
 
 

@@ -87,15 +87,17 @@ class LexicalIndex:
     def scores(self, text: str, size: int) -> np.ndarray:
         """Return for rows [size] how much of what a text says each row says too, 0 to 1.
 
-        BM25 divided by what a row would get that repeats all words of the text without end.
+        BM25 divided by what a row would get that repeats all words of the text without end. A word that no row has
+        counts there too: what is left of a text is not the whole of it.
         """
         scores = np.zeros(size)
-        known = [(len(self._postings[term][0]), term) for term in terms(text) if term in self._postings]
+        none = array("l"), array("l")
+        found = sorted((len(self._postings.get(term, none)[0]), term) for term in terms(text))
         highest = 0.0
-        for frequency, term in sorted(known)[:MAX_QUERY_TERMS]:
+        for frequency, term in found[:MAX_QUERY_TERMS]:
             rarity = math.log(1 + (len(self) - frequency + 0.5) / (frequency + 0.5))
-            postings = self._postings[term]
-            rows, occurrences = (np.frombuffer(column, dtype=np.dtype("l")) for column in postings)
-            scores[rows] += rarity * (occurrences / (occurrences + self._saturation[rows]))
             highest += rarity
+            if frequency:
+                rows, occurrences = (np.frombuffer(column, dtype=np.dtype("l")) for column in self._postings[term])
+                scores[rows] += rarity * (occurrences / (occurrences + self._saturation[rows]))
         return scores / highest if highest else scores

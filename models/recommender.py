@@ -3,7 +3,6 @@
 Serving, evaluation and replay go through ``texts`` and ``recommend``; nothing else turns a joined request into input.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,7 +18,7 @@ from schemas.records import Item, JoinedRequest, RecommendedItem, Understood
 
 Vectors = NDArray[np.float32]
 
-WORDS_WEIGHT = 1.0  # what a spread of shared words counts against a spread of cosines; models/TEXT.md
+WORDS_WEIGHT = 0.5  # how much cosine it is worth to say all of a request's words, again and again; models/TEXT.md
 
 
 @dataclass(frozen=True)
@@ -69,26 +68,9 @@ class Recommender:
 
 
 def similarities(catalogue: Catalogue, joined: JoinedRequest, cosines: np.ndarray) -> np.ndarray:
-    """Return how well every row [size] fits a request's text: its cosine, and what they share in words on top.
-
-    Both count by how far they spread over the request's domain, so shared words count much where they tell rows apart.
-    """
-    size = catalogue.size
-    words = catalogue.words.scores(joined.request.text, size)
-    domain = catalogue.domain_code.get(pack_for(joined.request.domain).name, 0)
-    present = catalogue.domain[:size] == domain
-    spread = _spread(words[present])
-    if not spread:
-        return cosines
-    fit: np.ndarray = cosines + WORDS_WEIGHT * _spread(cosines[present]) / spread * words
+    """Return how well every row [size] fits a request's text: its cosine, and what they share in words on top."""
+    fit: np.ndarray = cosines + WORDS_WEIGHT * catalogue.words.scores(joined.request.text, catalogue.size)
     return fit
-
-
-def _spread(values: np.ndarray) -> float:
-    """Return the standard deviation of values up to 1, whatever order they are in: sums of whole numbers are exact."""
-    whole = np.rint(values * 2**16)
-    n = max(len(whole), 1)
-    return math.sqrt(max(n * float((whole**2).sum()) - float(whole.sum()) ** 2, 0.0)) / n / 2**16
 
 
 def request_text(joined: JoinedRequest) -> str:

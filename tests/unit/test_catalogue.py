@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from models.catalogue import Catalogue, CatalogueError, normal_categories, week_intervals
+from models.catalogue import BEST_CHUNKS, Catalogue, CatalogueError, normal_categories, week_intervals
 from models.chunks import MAX_CHUNKS
 from schemas.records import Item, Location
 
@@ -116,15 +116,15 @@ def chunked(seed: int, dim: int = DIM) -> np.ndarray:
     return np.stack([unit(100 * seed + number, dim) for number in range(seed % MAX_CHUNKS + 1)])
 
 
-def test_a_long_texts_cosine_is_the_average_of_the_better_half_of_its_chunks():
+def test_a_long_texts_cosine_is_the_average_of_the_best_of_its_chunks():
     catalogue, query = Catalogue(384), unit(9999, 384)
     for number in range(40):
         catalogue.put(f"i{number}", item(), chunked(number, 384))
     for number in range(40):
         each = sorted((chunked(number, 384).astype(np.float64) @ query.astype(np.float64)).tolist(), reverse=True)
-        half = each[: (len(each) + 1) // 2]
+        best = each[:BEST_CHUNKS]
         cosine = catalogue.cosines(query[None])[0, catalogue.row_of[f"i{number}"]]
-        assert cosine == pytest.approx(sum(half) / len(half), abs=5e-4)
+        assert cosine == pytest.approx(sum(best) / len(best), abs=5e-4)
 
 
 def test_an_item_of_one_chunk_keeps_its_cosine_to_the_bit_beside_long_ones():
