@@ -43,9 +43,9 @@ _REQUIRED = re.compile(
 )
 _PAST = re.compile(rf"(?:(?<![a-z])(?:had|ate|tried)(?![a-z])|吃了|吃过|喝过|去过|点了|刚吃|尝过){_FILLERS}$")
 _ALSO = re.compile(r"\s{0,2}(?:or|nor|and|and\/or|\/|&|、|和|或|或者|跟|以及|还有)\s{0,2}(?:any |the |a )?")
-_BOUND = re.compile(r"[\s,.;!?，。；！？、]")
 # Characters beside which a single one is a word of its own; all others may make a compound of it.
-_APART = frozenset("吃喝要太不想有点爱能很更最别忌怕喜欢的吗呢了啊吧哦呀嘛、和或也都就再又好较够")
+_BEFORE_A_WORD = frozenset("吃喝要太不想有点爱能很更最别忌怕喜欢的和或也都就再又较够")
+_AFTER_A_WORD = frozenset("的吗呢了啊吧哦呀嘛和或也都就一")
 
 
 @dataclass(frozen=True)
@@ -94,8 +94,8 @@ def find_mentions(
 def _stands_alone(text: str, tokens: Sequence[Token]) -> bool:
     if len(tokens) > 1 or not is_chinese(tokens[0].text):
         return True
-    before, after = text[tokens[0].start - 1 : tokens[0].start], text[tokens[0].end : tokens[0].end + 1]
-    return all(not is_chinese(beside) or beside in _APART for beside in (before, after) if beside)
+    before, after = text[max(0, tokens[0].start - 1) : tokens[0].start], text[tokens[0].end : tokens[0].end + 1]
+    return (not is_chinese(before) or before in _BEFORE_A_WORD) and (not is_chinese(after) or after in _AFTER_A_WORD)
 
 
 def _stance(text: str, start: int, end: int) -> Stance:
