@@ -38,7 +38,7 @@ _LINK += rf"(?:{_ABOUT})?\s{{0,2}}{_SIGN}?\s{{0,2}}$"
 _LEAD = {
     "at most": re.compile(rf"(?:{_AT_MOST}){_LINK}", re.ASCII),
     "at least": re.compile(rf"(?:{_AT_LEAST}){_LINK}", re.ASCII),
-    "budget": re.compile(rf"(?:{_BUDGET})[^\d,.;:!?，。；：！？、]{{0,8}}{_SIGN}?\s{{0,2}}$", re.ASCII),
+    "budget": re.compile(rf"(?:{_BUDGET})[^\d,.;:!?，。；：！？、]{{0,14}}{_SIGN}?\s{{0,2}}$", re.ASCII),
     "about": re.compile(rf"(?:{_ABOUT})\s{{0,2}}{_SIGN}?\s{{0,2}}$", re.ASCII),
     "sign": re.compile(rf"{_SIGN}\s{{0,2}}$", re.ASCII),
 }

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from models.wishes.phrasebook import Phrasebook
@@ -15,7 +15,7 @@ BEFORE, AFTER = 48, 16  # characters that are looked at
 _TOO = r"(?<![a-z])(?:too|so|very|overly|that)(?![a-z])|太|那么|这么|过于|特别|非常"
 _FILLERS = (  # possessive: what has been taken is not tried in another way
     rf"(?:\s|{_TOO}|(?<![a-z])(?:really|any|a|an|the|another|more|some|much|many|of|to|be|have|in the mood for"
-    r"|looking for|eating|drinking|with|feel like|feeling like|anything|something|keen on|into|it"
+    r"|looking for|eat|eating|drink|drinking|with|feel like|feeling like|anything|something|keen on|into|it"
     r"|contain(?:s|ing)?)(?![a-z])"
     r"|[想要吃喝点去再又有是带含放加选很的]|那种|什么|任何|怎么)*+"
 )
@@ -46,6 +46,10 @@ _ALSO = re.compile(r"\s{0,2}(?:or|nor|and|and\/or|\/|&|、|和|或|或者|跟|�
 # Characters beside which a single one is a word of its own; all others may make a compound of it.
 _BEFORE_A_WORD = frozenset("吃喝要太不想有点爱能很更最别忌怕喜欢的和或也都就再又较够")
 _AFTER_A_WORD = frozenset("的吗呢了啊吧哦呀嘛和或也都就一")
+
+
+_COMMA = re.compile(r",\s{0,2}")
+_LAST = re.compile(r",?\s(?:or|nor)\s(?:any |the |a )?")
 
 
 @dataclass(frozen=True)
@@ -88,6 +92,19 @@ def find_mentions(
             stance = found[-1].stance if found[-1].stance != "past" and not found[-1].tag else stance
         found.append(Mention(key, tag, token.start, end, stance))
         position += length
+    return _with_lists(text, found)
+
+
+def _with_lists(text: str, found: list[Mention]) -> list[Mention]:
+    """Return mentions of which a list after a refusal is refused as a whole: no peanuts, shellfish or dairy."""
+    for first, mention in enumerate(found):
+        if mention.stance not in {"excluded", "unwanted"}:
+            continue
+        last = first + 1
+        while last < len(found) and _COMMA.fullmatch(text, found[last - 1].end, found[last].start):
+            last += 1
+        if last > first + 1 and last < len(found) and _LAST.fullmatch(text, found[last - 1].end, found[last].start):
+            found[first + 1 : last + 1] = [replace(each, stance=mention.stance) for each in found[first + 1 : last + 1]]
     return found
 
 

@@ -23,7 +23,7 @@ _NOW = re.compile(
     r"|\b(?:currently|still) open\b|\bopen (?:right now|now|at the moment|currently|this late)\b",
     re.ASCII,
 )
-_UNTIL = re.compile(r"(?:\buntil|\btill|\bto|\bpast|到|过)\s?$", re.ASCII)
+_UNTIL = re.compile(r"(?:\buntil|\btill|\bto|到)\s?$", re.ASCII)
 _TOMORROW = re.compile(r"明天|明早|明晚|\btomorrow\b", re.ASCII)
 _DAY = re.compile(
     r"(?:周|星期|礼拜)(?P<zh>[一二三四五六日天])"
@@ -86,7 +86,7 @@ def _minute_of_day(match: re.Match[str], *, sure: bool) -> tuple[bool, int] | No
         half = match["ampm"]
         return _clock(int(hour), 0, half) if half != "o'clock" or sure else None
     if match["hh"]:
-        return _clock(int(match["hh"]), int(match["mm"]), match["half"]) if sure or match["half"] else None
+        return _clock(int(match["hh"]), int(match["mm"]), match["half"])
     # "一点" is also "a little", "两点" two points: something must say that it is a time.
     if not (match["part"] or match["tail"] or sure) or (match["hour"] == "一" and not (match["part"] or match["tail"])):
         return None
