@@ -18,7 +18,7 @@ from schemas.records import Item, JoinedRequest, RecommendedItem, Understood
 
 Vectors = NDArray[np.float32]
 
-WORDS_WEIGHT = 0.5  # how much cosine it is worth to say all of a request's words, again and again; models/TEXT.md
+WORDS_WEIGHT = 0.7  # how much cosine it is worth to say all of a request's words, again and again; models/TEXT.md
 
 
 @dataclass(frozen=True)
