@@ -5,8 +5,12 @@ import random
 import numpy as np
 import pytest
 
-from models.catalogue import Catalogue
-from models.recommender import similarities
+from models import dataset
+from models.catalogue import BEST_CHUNKS, Catalogue
+from models.chunks import item_chunks
+from models.evaluation import catalogue_item, fill_catalogue
+from models.recommender import Recommender, similarities
+from schemas.domains import pack_for
 from schemas.records import Context, Item, JoinedRequest, Request, Source
 
 DIM = 32
@@ -80,3 +84,36 @@ def test_an_empty_catalogue_and_one_item():
     cosines = catalogue.cosines(unit(99)[None])[0]
     assert similarities(catalogue, asked("tea"), cosines) > cosines
     assert similarities(catalogue, asked("soup"), cosines) == cosines
+
+
+class LengthEncoder:
+    """Stands for a text encoder: a text's vector depends on its length alone."""
+
+    dim = DIM
+
+    def tokenize(self, texts: list[str], kind: str) -> list[str]:
+        assert kind == "passage"
+        return texts
+
+    def encode(self, tokens: list[str]) -> np.ndarray:
+        return np.stack([unit(len(text)) for text in tokens])
+
+
+def test_a_datasets_items_are_put_with_the_vectors_of_all_their_chunks():
+    pack = pack_for("restaurant")
+    reviews = " ".join(f"Visit {number}: {'good ' * (number % 7)}soup." for number in range(300))
+    items = [
+        dataset.Item(item_id=name, name=name, categories=(), text=text)
+        for name, text in (("long", reviews), ("short", "Soup."), ("twin", reviews))
+    ]
+    recommender = Recommender(DIM, "m@1")
+    fill_catalogue(
+        recommender, dataset.Dataset(items, [], [], dataset.Meta(domain="restaurant")), pack, LengthEncoder()
+    )
+    catalogue = recommender.catalogue
+    cosines = catalogue.cosines(unit(99)[None])[0]
+    for item in items:
+        chunks = item_chunks(pack, catalogue_item(item, pack))
+        best = sorted((float(unit(len(chunk)) @ unit(99)) for chunk in chunks), reverse=True)[:BEST_CHUNKS]
+        assert cosines[catalogue.row_of[item.item_id]] == pytest.approx(sum(best) / len(best), abs=5e-4)
+    assert len(item_chunks(pack, catalogue_item(items[0], pack))) > BEST_CHUNKS
