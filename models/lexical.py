@@ -1,7 +1,7 @@
 """What words say that vectors blur: BM25 (Robertson and Zaragoza, 2009) over the items' whole texts.
 
 Length is compared with a fixed ``PIVOT`` and not with the average, so that long texts (reviews) are judged by how often
-they speak of something, short ones (a list of dishes) by whether they do, and a new item changes other scores only by
+they speak of something, short ones (a name and a list) by whether they do, and a new item changes other scores only by
 the rarity of words. A row's score depends on its text and on the set of all texts, never on the order in which they
 were put or on row numbers, to the last bit.
 """
