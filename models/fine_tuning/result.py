@@ -8,6 +8,7 @@ A run of the strategy full has no trained.safetensors, which would be model/ onc
 """
 
 import hashlib
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -76,6 +77,7 @@ def write_result(folder: Path, adapted: Adapted, manifest: FineTuned) -> FineTun
         draft.replace(folder / TRAINED)
         hashes[TRAINED] = file_sha256(folder / TRAINED)
     base = merge(adapted)
+    shutil.rmtree(folder / MODEL, ignore_errors=True)  # left by a run that was cut off here
     with written_at_once(folder / MODEL) as draft:
         save_base(base, draft)
     for path in sorted((folder / MODEL).iterdir()):

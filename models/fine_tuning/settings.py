@@ -108,11 +108,20 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
                 raise FineTuningError(
                     f"fine-tuning: {name} is {value!r}, it must be one of {', '.join(get_args(allowed))}"
                 )
+            try:
+                msgspec.convert(value, allowed)
+            except msgspec.ValidationError as error:
+                raise FineTuningError(f"fine-tuning: {name} is {value!r}: {error}") from error
             least, greatest = _RANGES.get(name, (0, 0))
             if name in _RANGES and value is not None and not least <= value <= greatest:
                 raise FineTuningError(f"fine-tuning: {name} is {value}, it must lie between {least} and {greatest}")
         if self.optimiser == "sgd" and self.learning_rate is None:
             raise FineTuningError("fine-tuning: sgd has no usual learning rate: set learning_rate, 0.05 for a start")
+        if self.strategy == "prefix" and self.prefix_tokens > self.max_tokens // 2:
+            raise FineTuningError(
+                f"fine-tuning: {self.prefix_tokens} prefix_tokens leave less than half of {self.max_tokens} max_tokens "
+                "for the text: lower the one or raise the other"
+            )
 
     @property
     def peak_learning_rate(self) -> float:

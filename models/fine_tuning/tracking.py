@@ -41,7 +41,7 @@ def tracked(folder: Path, *, done: int = 0, wandb_project: str | None = None) ->
 
 @contextmanager
 def _lines(path: Path, done: int) -> Iterator[Record]:
-    before = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+    before = path.read_text(encoding="utf-8").splitlines(keepends=True) if done and path.exists() else []
     # A line that a crash cut short was written after the last checkpoint.
     kept = [line for line in before if line.endswith("}\n") and json.loads(line)["step"] <= done]
     with path.open("w", encoding="utf-8") as file:

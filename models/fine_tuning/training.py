@@ -304,13 +304,15 @@ def _settle(run: _Run, folder: Path, state: State) -> tuple[float | None, list[i
     Returns the mean reciprocal rank, if there is a validation, and the steps of the checkpoints.
     """
     best = best_first(state.evaluations)[: run.settings.average]
-    steps = sorted(evaluation.step for evaluation in best)
-    checkpoints.set_parameters(run.adapted.trained, checkpoints.average(folder, steps))
-    mrr = _mrr_of(run)
-    if mrr is None or best[0].mrr is None or mrr >= best[0].mrr:
-        return mrr, steps
-    checkpoints.set_parameters(run.adapted.trained, checkpoints.average(folder, [best[0].step]))
-    return best[0].mrr, [best[0].step]
+    alone = best[0]
+    if len(best) > 1:
+        steps = sorted(evaluation.step for evaluation in best)
+        checkpoints.set_parameters(run.adapted.trained, checkpoints.average(folder, steps))
+        mrr = _mrr_of(run)
+        if mrr is None or alone.mrr is None or mrr >= alone.mrr:
+            return mrr, steps
+    checkpoints.set_parameters(run.adapted.trained, checkpoints.average(folder, [alone.step]))
+    return alone.mrr, [alone.step]
 
 
 def _identity(base_sha256: str, settings: Settings, data: TrainingData, augmentation: Augmentation) -> str:

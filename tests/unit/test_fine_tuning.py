@@ -117,7 +117,7 @@ def test_every_strategy_learns_in_both_families_and_changes_only_what_it_says(ba
 @pytest.mark.parametrize("family", ["encoder", "decoder"])
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_a_run_that_crashed_ends_with_the_bytes_of_one_that_did_not(bases, tmp_path, strategy, family):
-    settings = quick(strategy, dropout=0.1, mask_spans=0.5, adversary="fgm", patience=50)
+    settings = quick(strategy, dropout=0.1, mask_spans=0.5)
     straight = fine_tune(bases[family], DATA, tmp_path / "straight", settings)
 
     def crash(done, of):
@@ -150,6 +150,30 @@ def test_the_same_seed_and_data_give_the_same_bytes(bases, tmp_path, family):
     for name in ("one", "other"):
         fine_tune(bases[family], DATA, tmp_path / name, settings, paraphrases=words)
     assert same_files(tmp_path / "one", tmp_path / "other")
+
+
+def test_a_crash_before_the_first_checkpoint_or_while_the_result_is_written_does_no_harm(bases, tmp_path, monkeypatch):
+    straight = fine_tune(bases["encoder"], DATA, tmp_path / "straight", quick())
+
+    def crash(done, of):
+        if done == 3:
+            raise ConnectionError
+
+    with pytest.raises(ConnectionError):
+        fine_tune(bases["encoder"], DATA, tmp_path / "run", quick(), progress=crash)
+    with monkeypatch.context() as patch:
+        patch.setattr("models.fine_tuning.result.weights_sha256", crash_when_called)
+        with pytest.raises(ConnectionError):
+            fine_tune(bases["encoder"], DATA, tmp_path / "run", quick())
+    (tmp_path / "run" / "model" / "model.safetensors").write_bytes(b"of another run")
+    assert fine_tune(bases["encoder"], DATA, tmp_path / "run", quick()).weights_sha256 == straight.weights_sha256
+    assert same_files(tmp_path / "straight", tmp_path / "run")
+    metrics = [(tmp_path / run / tracking.METRICS).read_text() for run in ("straight", "run")]
+    assert metrics[0] == metrics[1]
+
+
+def crash_when_called(_):
+    raise ConnectionError
 
 
 def test_another_seed_gives_other_weights(bases, tmp_path):
@@ -264,6 +288,13 @@ def test_an_item_that_is_right_for_a_query_is_never_its_negative_and_every_item_
         {"one", "two", "four"},
     ]
     assert [batch.items[place] for place in batch.target] == ["one", "two", "three", "one"]
+
+
+def test_another_chunk_of_the_same_item_is_never_a_negative():
+    pairs = [Pair("one", "a", "two"), Pair("three", "a", "one"), Pair("x", "b", "y")]
+    batch = Dealer(TrainingData(pairs, {}), 0).deal(np.arange(3), np.random.default_rng(0))
+    allowed = [{batch.items[place] for place in np.flatnonzero(row)} for row in batch.allowed]
+    assert allowed == [{"two", "y"}, {"one", "y"}, {"y", "two", "one"}]
 
 
 def test_every_pair_comes_once_an_epoch_in_an_order_of_its_own_also_after_a_resume():
@@ -573,6 +604,9 @@ def test_hostile_texts_are_learned_from_all_the_same(bases, tmp_path, family):
         ({"strategy": "magic"}, "strategy is 'magic', it must be one of full, top, lora"),
         ({"optimiser": "sgd"}, "set learning_rate, 0.05"),
         ({"epochs": 0}, "epochs is 0"),
+        ({"epochs": 2.5}, "epochs is 2.5: Expected `int"),
+        ({"rank": "eight"}, "rank is 'eight': Expected `int"),
+        ({"strategy": "prefix", "prefix_tokens": 128}, "128 prefix_tokens leave less than half of 128 max_tokens"),
     ],
 )
 def test_settings_out_of_range_are_refused(changes, message):
