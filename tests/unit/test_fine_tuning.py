@@ -91,7 +91,12 @@ def changed(before, after):
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_every_strategy_learns_in_both_families_and_changes_only_what_it_says(bases, tmp_path, strategy, family):
     before = weights(load_base(bases[family]))
-    manifest = fine_tune(bases[family], DATA, tmp_path / "run", quick(strategy, epochs=40, evaluate_every=20))
+    manifest = fine_tune(
+        bases[family],
+        DATA,
+        tmp_path / "run",
+        quick(strategy, epochs=40 if strategy == "prefix" else 20, evaluate_every=20),
+    )
     course = losses(tmp_path / "run")
     assert np.mean(course[-5:]) < 0.9 * np.mean(course[:5])
     after = weights(load_base(str(tmp_path / "run" / "model")))
@@ -196,7 +201,7 @@ def vectors_of(base, texts, kind="query"):
 @pytest.mark.parametrize("family", ["encoder", "decoder"])
 @pytest.mark.parametrize("strategy", ["top", "lora", "adalora", "ia3", "prefix"])
 def test_the_trained_parameters_alone_make_the_same_model_over_the_base(bases, tmp_path, strategy, family):
-    manifest = fine_tune(bases[family], DATA, tmp_path / "run", quick(strategy))
+    manifest = fine_tune(bases[family], DATA, tmp_path / "run", quick(strategy, evaluate_every=10))
     whole = load_fine_tuned(tmp_path / "run")
     shipped = tmp_path / "shipped"
     shipped.mkdir()
