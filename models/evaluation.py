@@ -15,6 +15,7 @@ import numpy as np
 from models import dataset
 from models.chunks import item_chunks
 from models.dataset import Dataset
+from models.embedding_cache import EmbeddingCache
 from models.encoder import Encoder
 from models.join import GlobalState, join
 from models.metrics import summarise
@@ -144,12 +145,15 @@ def joined_requests(
         )
 
 
-def fill_catalogue(recommender: Recommender, data: Dataset, pack: DomainPack, encoder: Encoder) -> None:
-    """Put the dataset's items into the recommender's catalogue; equal texts are encoded once."""
+def fill_catalogue(
+    recommender: Recommender, data: Dataset, pack: DomainPack, encoder: Encoder, cache: EmbeddingCache | None = None
+) -> None:
+    """Put the dataset's items into the recommender's catalogue; equal texts are encoded once, cached ones never."""
     items = [catalogue_item(item, pack) for item in data.items]
     texts = [item_chunks(pack, item) for item in items]
     distinct = list(dict.fromkeys(text for chunks in texts for text in chunks))
-    vector_of = dict(zip(distinct, encoder.encode(encoder.tokenize(distinct, "passage")), strict=True))
+    encoded = cache.encode(encoder, distinct) if cache else encoder.encode(encoder.tokenize(distinct, "passage"))
+    vector_of = dict(zip(distinct, encoded, strict=True))
     embeddings = [np.stack([vector_of[text] for text in chunks]) for chunks in texts]
     recommender.put([item.item_id for item in data.items], items, embeddings)
 
@@ -162,6 +166,7 @@ def evaluate(
     encoder: Encoder,
     recommender: Recommender,
     *,
+    cache: EmbeddingCache | None = None,
     partition_of: PartitionOf = lambda _: 0,
     progress: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
@@ -171,7 +176,7 @@ def evaluate(
         ValueError: the split has no requests.
 
     """
-    fill_catalogue(recommender, data, pack, encoder)
+    fill_catalogue(recommender, data, pack, encoder, cache)
     ranked, relevant = [], []
     for request, joined in joined_requests(data, pack, mode, split, partition_of):
         text = request_text(joined)

@@ -1,19 +1,24 @@
 """The score of an item for a joined request: a sum of named parts, so that the reasons are the score's own.
 
-    score(i | request) = text + visited + habit + sequence + followed + popular + near + taste + dismissed
+    score(i | request) = text + asked + visited + habit + sequence + followed + popular + near + taste + moment
+                         + learned + dismissed
 
-``rank`` is the one function from a joined request to a list: serving, evaluation and replay all call it. Until a model
-has been trained, ``Weights`` are sensible starting values: the mix of counts that a good counting recommender uses, and
-the language model's similarity where there is a text.
+``rank`` is the one function from a joined request to a list: serving, evaluation and replay all call it. The text and
+the wishes said in words are weighed by hand; the rest is the trained ranker's, or, until one has been trained, a mix of
+counts with sensible starting weights.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 
+from models.candidates import learned_candidates
 from models.catalogue import Catalogue
 from models.constraints import allowed_rows
+from models.features import Scene, candidate_features, scene_of
+from models.item_tables import ItemTables
 from models.places import distances, unit_vector
+from models.ranker import Ranker
 from models.texts import language_of
 from models.user_state import DISMISSAL, KIND_CODE
 from schemas.domains import DomainPack, Language
@@ -34,6 +39,7 @@ class Weights:
 
     text: float = 1.0
     text_spread: float = 0.05
+    asked: float = 3.0  # of a wish said in words that is met
     visited: float = 0.37
     habit: float = 1.18
     sequence: float = 0.34
@@ -49,30 +55,39 @@ class Weights:
     fade_days: float = 41.0  # after which an old choice counts a third
 
 
-PARTS = ("text", "visited", "habit", "sequence", "followed", "popular", "near", "taste", "dismissed")
-TEXT, VISITED, HABIT, SEQUENCE, FOLLOWED, POPULAR, NEAR, TASTE, DISMISSED = range(len(PARTS))
+PARTS = (
+    "text", "asked", "visited", "habit", "sequence", "followed", "popular", "near", "taste", "moment", "learned",
+    "dismissed",
+)  # fmt: skip
+TEXT, ASKED, VISITED, HABIT, SEQUENCE, FOLLOWED, POPULAR, NEAR, TASTE, _MOMENT, LEARNED, DISMISSED = range(len(PARTS))
+OTHERS = 100  # candidates that only fit the words or the place
 
 
-def rank(
+@dataclass(frozen=True)
+class Question:
+    """A joined request beside the catalogue: what may be recommended, and what is known without any state."""
+
+    catalogue: Catalogue
+    pack: DomainPack
+    joined: JoinedRequest
+    allowed: np.ndarray  # mask [catalogue.size]
+    mentioned: np.ndarray  # catalogue row of each entry of the id table, -1 for items that are gone
+    text: np.ndarray  # the text part [catalogue.size]
+    asked: np.ndarray  # the part of the wishes said in words [catalogue.size]
+    pull: np.ndarray  # how close every row is [catalogue.size], 1 here
+    last: int | None  # entry of the id table that was chosen last; in a session, within it
+
+
+def question(
     catalogue: Catalogue,
     pack: DomainPack,
     joined: JoinedRequest,
-    cosines: np.ndarray | None,
     weights: Weights,
-) -> list[RecommendedItem]:
-    """Return the best ``k`` items, best first; equal scores are in an order that depends on the ids alone.
-
-    Args:
-        catalogue: all items.
-        pack: the request's domain.
-        joined: the request with its state.
-        cosines: of the request's text with every row [catalogue.size]; None for a request without text.
-        weights: of the parts.
-
-    """
+    cosines: np.ndarray | None = None,
+    asked: np.ndarray | None = None,
+) -> Question:
+    """Put a request beside the catalogue; see ``rank``."""
     request = joined.request
-    if not len(catalogue):
-        return []
     allowed = allowed_rows(catalogue, pack, request.constraints, joined.context, joined.event_time)
     mentioned = catalogue.rows(joined.items)
     if not pack.repeats:
@@ -84,37 +99,111 @@ def rank(
             ]
         ]
         allowed[chosen[chosen >= 0]] = False
-    text = _text_part(cosines, allowed, weights)
     last = _last_chosen(joined)
-    pull = _pull(catalogue, _origin(catalogue, joined, last), pack)
-    near = (weights.near if joined.context.location is not None else weights.near_last) * pull
-    known = np.flatnonzero((mentioned >= 0) & allowed[mentioned])
-    rows = _candidates(catalogue, text + near, allowed, mentioned[known], max(2 * request.k, 100))
-    parts = np.zeros((len(rows), len(PARTS)))
-    parts[:, TEXT] = text[rows]
-    parts[:, NEAR] = near[rows]
-    behaviour = _behaviour_parts(joined, last, weights)
-    position = {row: number for number, row in enumerate(rows.tolist())}
-    places = [position[row] for row in mentioned[known].tolist()]
-    behaviour[known, POPULAR] *= 1 + weights.popular_near * pull[mentioned[known]]
-    parts[places] += behaviour[known]
-    parts[:, TASTE] = weights.taste * _taste(catalogue, mentioned, joined.history)[catalogue.category[rows]].sum(axis=1)
-    parts = np.round(parts, 6)
-    scores = parts.sum(axis=1)
+    return Question(
+        catalogue,
+        pack,
+        joined,
+        allowed,
+        mentioned,
+        _text_part(cosines, allowed, weights),
+        np.zeros(catalogue.size) if asked is None else weights.asked * asked,
+        _pull(catalogue, _origin(catalogue, joined, last), pack),
+        last,
+    )
+
+
+def rank(
+    catalogue: Catalogue,
+    pack: DomainPack,
+    joined: JoinedRequest,
+    cosines: np.ndarray | None,
+    weights: Weights,
+    *,
+    asked: np.ndarray | None = None,
+    ranker: Ranker | None = None,
+) -> list[RecommendedItem]:
+    """Return the best ``k`` items, best first; equal scores are in an order that depends on the ids alone.
+
+    Args:
+        catalogue: all items.
+        pack: the request's domain.
+        joined: the request with its state.
+        cosines: of the request's text with every row [catalogue.size]; None for a request without text.
+        weights: of the text and the wishes, and of all parts while there is no ranker.
+        asked: how well every row fits what was asked for in words [catalogue.size].
+        ranker: scores what the state says.
+
+    """
+    request = joined.request
+    if not len(catalogue):
+        return []
+    asking = question(catalogue, pack, joined, weights, cosines, asked)
+    if ranker is None:
+        rows, parts = _starting_parts(asking, weights)
+        scores = parts.sum(axis=1)
+    else:
+        scene = ranking_scene(asking, weights, ranker.tables, request.k)
+        rows, features = scene.rows, candidate_features(scene)
+        base = np.zeros((len(rows), len(PARTS)))
+        base[:, TEXT], base[:, ASKED] = asking.text[rows], asking.asked[rows]
+        scores = np.round(ranker.scores(features) + base.sum(axis=1), 6)
     order = np.lexsort((catalogue.tie_break[rows], -scores))[: request.k]
     if not request.explain:
         return [RecommendedItem(item_id=catalogue.item_ids[rows[k]], score=float(scores[k])) for k in order]
-    whys = _whys(catalogue, pack, joined, mentioned, rows[order], parts[order])
+    if ranker is None:
+        parts = parts[order]
+    else:
+        parts = np.round(base[order] + ranker.parts(features[order], PARTS), 6)
+        parts[:, LEARNED] += scores[order] - parts.sum(axis=1)  # what all candidates have in common, and rounding
+    whys = _whys(catalogue, pack, joined, asking.mentioned, rows[order], parts)
     return [
         RecommendedItem(
             item_id=catalogue.item_ids[rows[k]],
             name=_name(catalogue, int(rows[k])),
             score=float(scores[k]),
-            reasons=_reasons(parts[k]),
+            reasons=_reasons(reasons),
             why=why,
         )
-        for k, why in zip(order.tolist(), whys, strict=True)
+        for k, reasons, why in zip(order.tolist(), parts, whys, strict=True)
     ]
+
+
+def ranking_scene(asking: Question, weights: Weights, tables: ItemTables, k: int) -> Scene:
+    """Return the candidates for ``k`` places with all that their features are made from."""
+    catalogue = asking.catalogue
+    rows = asking.mentioned[asking.mentioned >= 0]
+    rows = rows[asking.allowed[rows]]
+    learned = learned_candidates(catalogue, asking.pack, tables, asking.joined, asking.mentioned, asking.allowed)
+    rows = np.unique(np.concatenate([rows, learned]))
+    base = asking.text + asking.asked + _near_part(asking, weights)
+    rows = _candidates(catalogue, base, asking.allowed, rows, max(OTHERS, k - len(rows)))
+    rows = rows[np.argsort(catalogue.tie_break[rows])]
+    return scene_of(catalogue, asking.pack, tables, asking.joined, rows)
+
+
+def _starting_parts(asking: Question, weights: Weights) -> tuple[np.ndarray, np.ndarray]:
+    """Return candidates, as catalogue rows [n], and the parts of their scores [n, len(PARTS)] by hand-set weights."""
+    catalogue, joined, mentioned = asking.catalogue, asking.joined, asking.mentioned
+    near = _near_part(asking, weights)
+    known = np.flatnonzero((mentioned >= 0) & asking.allowed[mentioned])
+    base = asking.text + asking.asked + near
+    rows = _candidates(catalogue, base, asking.allowed, mentioned[known], max(2 * joined.request.k, OTHERS))
+    parts = np.zeros((len(rows), len(PARTS)))
+    parts[:, TEXT], parts[:, ASKED], parts[:, NEAR] = asking.text[rows], asking.asked[rows], near[rows]
+    behaviour = _behaviour_parts(joined, asking.last, weights)
+    position = {row: number for number, row in enumerate(rows.tolist())}
+    places = [position[row] for row in mentioned[known].tolist()]
+    behaviour[known, POPULAR] *= 1 + weights.popular_near * asking.pull[mentioned[known]]
+    parts[places] += behaviour[known]
+    parts[:, TASTE] = weights.taste * _taste(catalogue, mentioned, joined.history)[catalogue.category[rows]].sum(axis=1)
+    return rows, np.round(parts, 6)
+
+
+def _near_part(asking: Question, weights: Weights) -> np.ndarray:
+    located = asking.joined.context.location is not None
+    near: np.ndarray = (weights.near if located else weights.near_last) * asking.pull
+    return near
 
 
 def _candidates(

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.catalogue import Catalogue
+from models.ranker import Ranker
 from models.ranking import Weights, rank
 from models.texts import query_text
 from models.wishes.heed import heed
@@ -32,8 +33,9 @@ class Answer:
 class Recommender:
     """Answers joined requests. Not thread-safe: change and ask it from one thread."""
 
-    def __init__(self, dim: int, version: str, weights: Weights | None = None) -> None:
+    def __init__(self, dim: int, version: str, weights: Weights | None = None, ranker: Ranker | None = None) -> None:
         self.version = version
+        self.ranker = ranker
         self.weights = weights or Weights()
         self.catalogue = Catalogue(dim)
 
@@ -62,7 +64,7 @@ class Recommender:
             pack = pack_for(request.request.domain)
             heeded = heed(self.catalogue, pack, request)
             fit = None if vector is None else similarities(self.catalogue, request, next(cosines))
-            items = rank(self.catalogue, pack, heeded.joined, fit, self.weights)
+            items = rank(self.catalogue, pack, heeded.joined, fit, self.weights, asked=heeded.asked, ranker=self.ranker)
             answers.append(Answer(items, heeded.understood))
         return answers
 

@@ -14,6 +14,7 @@ from ops.import_command import import_dataset
 from ops.request_command import request
 from ops.simulate_command import simulate
 from ops.topics_command import app as topics_app
+from ops.train_command import train
 from ops.up_command import up
 
 app = typer.Typer(
@@ -30,6 +31,7 @@ app.command()(up)
 app.command()(request)
 app.command()(simulate)
 app.command()(evaluate)
+app.command()(train)
 
 
 @app.command()

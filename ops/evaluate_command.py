@@ -8,11 +8,11 @@ from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from models.dataset import read_dataset
 from ops.errors import explained
+from ops.progress import progress_bar
 from schemas.domains import pack_for
 from schemas.errors import BadInputError
 from streams.kafka import partition_of
@@ -33,6 +33,9 @@ def evaluate(
     through_kafka: Annotated[
         bool, typer.Option("--through-kafka", help="Post the very same records and measure what the stages answer.")
     ] = False,
+    ranker: Annotated[
+        Path | None, typer.Option(help="A folder that `tablecast train` wrote; without it the starting weights rank.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
     """Rank the catalogue for every request of a split and print how good the lists are.
@@ -41,14 +44,20 @@ def evaluate(
 
     Example: tablecast evaluate data/fsq-nyc --split valid --through-kafka
     """
+    from models.base_model import cache_folder
+    from models.embedding_cache import EmbeddingCache
     from models.evaluation import evaluate as evaluate_offline
     from models.export import load_default_encoder
+    from models.ranker import Ranker
     from models.recommender import Recommender
 
     with explained():
         if through_kafka and mode == "static":
             raise BadInputError("--through-kafka is for --mode streaming: running stages see every event")
         settings = load_settings()
+        if ranker is not None:
+            inference = settings.inference.model_copy(update={"ranker_dir": ranker})
+            settings = settings.model_copy(update={"inference": inference})
         configure_logs("evaluate", "warning")
         data = read_dataset(directory)
         pack = pack_for(data.meta.domain)
@@ -56,7 +65,7 @@ def evaluate(
         if not total:
             raise BadInputError(f"{directory} has no requests of split {split!r}")
         started = time.perf_counter()
-        with _progress() as progress:
+        with progress_bar() as progress:
             task = progress.add_task("requests", total=total)
 
             def advance() -> None:
@@ -68,7 +77,9 @@ def evaluate(
                 figures = asyncio.run(evaluate_through_kafka(settings, data, pack, split, advance))
             else:
                 encoder = load_default_encoder()
-                recommender = Recommender(encoder.dim, encoder.version)
+                folder = settings.inference.ranker_dir
+                trained = Ranker.load(folder) if folder else None
+                recommender = Recommender(encoder.dim, encoder.version, ranker=trained)
                 figures = evaluate_offline(
                     data,
                     pack,
@@ -76,6 +87,7 @@ def evaluate(
                     split,
                     encoder,
                     recommender,
+                    cache=EmbeddingCache(cache_folder() / "embeddings.sqlite"),
                     partition_of=lambda user: partition_of(user, settings.kafka.partitions),
                     progress=advance,
                 )
@@ -87,9 +99,3 @@ def evaluate(
         for name, value in figures.items():
             table.add_row(name, f"{value:,}")
         Console().print(table)
-
-
-def _progress() -> Progress:
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=console, disable=not console.is_terminal)

@@ -111,6 +111,8 @@ def _print(answer: Recommendation, milliseconds: float) -> None:
         table.add_row(str(place), item.name or item.item_id, f"{item.score:.3f}", item.why, parts)
     console = Console()
     console.print(table)
+    if answer.understood:
+        console.print(f"understood: {answer.understood.phrase}")
     if answer.degraded:
         console.print(f"degraded: {answer.degraded}", style="yellow")
 

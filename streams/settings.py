@@ -58,6 +58,7 @@ class InferenceSettings(_Section):
     max_batch_tokens: int = Field(default=2048, ge=16)
     budget_ms: int | None = Field(default=None, ge=1)  # age at which a request gets the cheaper list; None: never
     model_name: str = "tablecast"
+    ranker_dir: Path | None = None  # what `tablecast train` wrote; None: the starting weights rank
     model_dir: Path | None = None  # an exported encoder; None: the packaged base model, exported on first use
 
 

@@ -25,10 +25,11 @@ from models.catalogue import CatalogueError
 from models.chunks import item_chunks
 from models.embedding_cache import EmbeddingCache
 from models.encoder import Encoder, TokenIds
-from models.recommender import Recommender, Vectors, request_text
+from models.ranker import Ranker
+from models.recommender import Answer, Recommender, Vectors, request_text
 from schemas.codec import DecodeError, decode, decode_key, encode
 from schemas.domains import UnknownDomainError, pack_for
-from schemas.records import Item, JoinedRequest, Recommendation, RecommendedItem, Timings
+from schemas.records import Item, JoinedRequest, Recommendation, Timings
 from schemas.topics import CATALOG_ITEMS, DEADLETTERS, MIB, RECOMMENDATIONS, REQUESTS_JOINED
 from streams.deadletters import dead_letter
 from streams.follower import Follower
@@ -52,8 +53,10 @@ class InferenceApp:
     def __init__(self, settings: Settings, encoder: Encoder) -> None:
         self.settings, self.encoder = settings, encoder
         self.kafka = settings.kafka
-        name = settings.inference.model_name
-        self.recommender = Recommender(encoder.dim, f"{name}@{encoder.version}")
+        name, folder = settings.inference.model_name, settings.inference.ranker_dir
+        ranker = Ranker.load(folder) if folder else None
+        version = encoder.version if ranker is None else f"{encoder.version}.{ranker.version}"
+        self.recommender = Recommender(encoder.dim, f"{name}@{version}", ranker=ranker)
         options = client_options(self.kafka)
         self._topic = full_name(self.kafka, REQUESTS_JOINED)
         self._group = self.kafka.prefix + GROUP
@@ -291,34 +294,34 @@ class InferenceApp:
     def _answer(self, batch: list[Waiting], vectors: list[Any], encoded_at: int) -> list[bytes | None]:
         """Return each entry's encoded recommendation; a dead letter where there is none to be had; None for repeats."""
         answers: list[bytes | None] = []
-        for entry, items in zip(batch, self._lists(batch, vectors), strict=True):
-            if isinstance(items, Exception) and entry.joined is not None:
-                log.warning("dead letter", offset=entry.offset, reason=str(items))
-                entry.dead_letter = self._unanswerable(entry, entry.joined, items)
+        for entry, answer in zip(batch, self._lists(batch, vectors), strict=True):
+            if isinstance(answer, Exception) and entry.joined is not None:
+                log.warning("dead letter", offset=entry.offset, reason=str(answer))
+                entry.dead_letter = self._unanswerable(entry, entry.joined, answer)
             if entry.dead_letter is not None:
                 answers.append(entry.dead_letter)
-            elif entry.joined is not None and not isinstance(items, Exception):
-                answers.append(self._recommendation(entry, entry.joined, items, encoded_at))
+            elif entry.joined is not None and isinstance(answer, Answer):
+                answers.append(self._recommendation(entry, entry.joined, answer, encoded_at))
             else:
                 answers.append(None)
         return answers
 
-    def _lists(self, batch: list[Waiting], vectors: list[Any]) -> list[list[RecommendedItem] | Exception]:
+    def _lists(self, batch: list[Waiting], vectors: list[Any]) -> list[Answer | Exception | None]:
         """Rank for the whole batch; if that fails, for each request alone, so that only the faulty one has no list."""
         good = [
             (entry.joined, vector) for entry, vector in zip(batch, vectors, strict=True) if entry.joined is not None
         ]
-        lists: list[list[RecommendedItem] | Exception] = []
+        lists: list[Answer | Exception] = []
         try:
-            lists += self.recommender.recommend([joined for joined, _ in good], [vector for _, vector in good])
+            lists += self.recommender.answer([joined for joined, _ in good], [vector for _, vector in good])
         except Exception:  # whatever is wrong with one request, the others get their answers
             for joined, vector in good:
                 try:
-                    lists += self.recommender.recommend([joined], [vector])
+                    lists += self.recommender.answer([joined], [vector])
                 except Exception as error:
                     lists.append(error)
         answers = iter(lists)
-        return [[] if entry.joined is None else next(answers) for entry in batch]
+        return [None if entry.joined is None else next(answers) for entry in batch]
 
     def _unanswerable(self, entry: Waiting, joined: JoinedRequest, error: Exception) -> bytes:
         return dead_letter(
@@ -332,9 +335,7 @@ class InferenceApp:
             value=encode(joined),
         )
 
-    def _recommendation(
-        self, entry: Waiting, joined: JoinedRequest, items: list[RecommendedItem], encoded_at: int
-    ) -> bytes:
+    def _recommendation(self, entry: Waiting, joined: JoinedRequest, answer: Answer, encoded_at: int) -> bytes:
         request = joined.request
         degraded = list(entry.degraded)
         if not len(self.recommender.catalogue):
@@ -346,8 +347,9 @@ class InferenceApp:
                 request_id=request.request_id,
                 domain=request.domain,
                 model=self.recommender.version,
-                items=items,
+                items=answer.items,
                 source=joined.source,
+                understood=answer.understood,
                 degraded="; ".join(degraded) or None,
                 timings=Timings(
                     received=joined.received_at,

@@ -1,0 +1,446 @@
+"""What the ranker sees of each candidate: one row of numbers, made from the joined request and the catalogue.
+
+Training, evaluation, serving and replay all call ``candidate_features``; nothing else makes these numbers. Every
+feature belongs to a part of the score, by which its contribution is explained. Counts come from the history and the
+signals that the joined request carries, so they are as of its event time; what was learned about items from many users
+(hours of the week, similarity) comes from ``ItemTables``, which belong to the model.
+
+Candidates come in the order of a hash of their ids, so that no sum depends on the order of the catalogue's rows.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.catalogue import Catalogue
+from models.item_tables import ItemTables, hour_of_week
+from models.places import EARTH_RADIUS_METRES, unit_vector
+from models.user_state import DISMISSAL, KIND_CODE
+from schemas.domains import DomainPack
+from schemas.records import POPULARITY_WINDOWS_HOURS, JoinedRequest
+
+Array = NDArray[np.float64]
+Rows = NDArray[np.int64]
+
+HOUR_MS = 3_600_000
+CLICK_WORTH = 0.2  # of a choice
+MAX_PLACES = 60  # of a user's items, by count, that stand for where the user goes
+UNKNOWN = -1.0  # a distance, gap or age that nobody knows
+FAR_METRES = 1e9  # stands for the distance to a place that nobody knows
+NEVER = 99.0  # log hours since something that has not happened
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """A request's history as arrays [n], without dismissals, oldest first."""
+
+    item: NDArray[np.int64]  # number in ``JoinedRequest.items``
+    worth: Array  # a click counts less than a choice
+    age: Array  # hours before the request
+    hour: Array  # hour of the day, UTC
+    day: NDArray[np.int64]  # day of the week, Monday 0
+    session: NDArray[np.int64]
+    previous: NDArray[np.int64]  # position of the choice before in its session, -1 for none
+    last_of_session: NDArray[np.bool_]
+
+
+def read_history(joined: JoinedRequest) -> History:
+    """Return the history of a joined request as arrays."""
+    raw = joined.history
+    kind = np.array(raw.kind, np.int64)
+    kept = kind != DISMISSAL
+    time = np.array(raw.time, np.int64)[kept]
+    session = np.array(raw.session, np.int64)[kept]
+    previous = np.full(len(session), -1, np.int64)
+    last = np.zeros(len(session), bool)
+    newest: dict[int, int] = {}
+    for position, number in enumerate(session.tolist()):
+        previous[position] = newest.get(number, -1)
+        newest[number] = position
+    last[list(newest.values())] = True
+    if raw.open_session is not None:
+        last[session == raw.open_session] = False
+    return History(
+        item=np.array(raw.item, np.int64)[kept],
+        worth=np.where(kind[kept] == KIND_CODE["click"], CLICK_WORTH, 1.0),
+        age=np.maximum(joined.event_time - time, 0) / HOUR_MS,
+        hour=time / HOUR_MS % 24,
+        day=(time // (24 * HOUR_MS) + 3) % 7,  # 1970 began on a Thursday
+        session=session,
+        previous=previous,
+        last_of_session=last,
+    )
+
+
+# name -> part of the score; the order is the model's input order.
+FEATURES: dict[str, str] = {}
+
+
+def _declare(part: str, *names: str) -> None:
+    FEATURES.update(dict.fromkeys(names, part))
+
+
+_declare(
+    "visited", "count", "share", "count_3d", "count_14d", "share_14d", "count_60d", "share_60d", "age_last",
+    "age_first", "rank", "relative", "older",
+)  # fmt: skip
+_declare(
+    "habit", "hour_count", "hour_share", "hours_share", "weekpart_count", "weekpart_share", "weekday_share",
+    "weekday_count", "hour_share_30d", "weekpart_share_30d", "hour_rate", "hour_relative",
+)  # fmt: skip
+_declare(
+    "sequence", "after_count", "after_share", "after_30d", "after_hours_share", "after_gap_share", "gap_hour_share",
+    "after_two", "after_both", "next_any", "after_relative", "in_session", "is_last", "is_first", "is_second_last",
+    "end_count", "end_share", "end_rate", "end_hours_share", "after_category_share",
+)  # fmt: skip
+_declare("followed", "followed", "followed_share", "followed_others", "followed_lift")
+_declare(
+    "popular", "popular_1h", "popular_1d", "popular_7d", "popular_28d", "popular_ever", "popular_others",
+    "popular_trend",
+)  # fmt: skip
+_declare(
+    "near", "metres_here", "metres_last", "metres_rank", "speed", "near_share", "density", "density_share",
+    "density_hours", "metres_top", "metres_any", "metres_before",
+)  # fmt: skip
+_declare(
+    "taste", "category_share", "category_hours_share", "category_3d", "category_age", "category_after_share",
+    "price", "price_difference",
+)  # fmt: skip
+_declare(
+    "moment", "item_hour", "category_hour", "category_hour_share", "category_follows", "category_follows_lift",
+)  # fmt: skip
+_declare("learned", "similar", "similar_new", "similar_last", "users", "per_user")
+_declare("dismissed", "dismissed")
+_declare(
+    "learned", "gap", "hour", "weekday", "session_length", "session_hours", "session_distinct", "history_length",
+    "history_distinct", "new_rate", "new_rate_hours", "top_share", "after_total", "staleness", "around",
+)  # fmt: skip
+
+NAMES = tuple(FEATURES)
+
+
+Values = dict[str, Array | float]
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """A joined request beside the catalogue: what all features are made from."""
+
+    catalogue: Catalogue
+    pack: DomainPack
+    tables: ItemTables
+    joined: JoinedRequest
+    history: History
+    mentioned: Rows  # catalogue row of each entry of the id table, -1 for items that are gone
+    rows: Rows  # catalogue rows of the candidates
+    candidate: Rows  # of each entry of the id table; len(rows) for those that are none
+    last: int  # position in the history of the last choice (in a session: within it), -1 for none
+    before: int  # the one before that
+
+    def count(self, weight: Array) -> Array:
+        """Return summed weights of the history by entry of the id table."""
+        return np.bincount(self.history.item, weight, len(self.joined.items)).astype(np.float64)
+
+    def spread(self, values: Array) -> Array:
+        """Return values of the id table by candidate; 0 for candidates that it does not have."""
+        out = np.zeros(len(self.rows) + 1)
+        out[self.candidate] = values
+        return out[:-1]
+
+    def counted(self, weight: Array) -> Array:
+        """Return summed weights of the history by candidate."""
+        return self.spread(self.count(weight))
+
+    def row(self, position: int) -> int:
+        """Return the catalogue row of a choice, -1 if it is gone."""
+        return int(self.mentioned[self.history.item[position]])
+
+
+def scene_of(catalogue: Catalogue, pack: DomainPack, tables: ItemTables, joined: JoinedRequest, rows: Rows) -> Scene:
+    """Put a request and its candidates, catalogue rows in the order of their hashes, together."""
+    history = read_history(joined)
+    mentioned = catalogue.rows(joined.items)
+    place = np.full(catalogue.size + 1, len(rows), np.int64)
+    place[rows] = np.arange(len(rows))
+    last, before = last_two(joined, history)
+    return Scene(catalogue, pack, tables, joined, history, mentioned, rows, place[mentioned], last, before)
+
+
+def last_two(joined: JoinedRequest, history: History) -> tuple[int, int]:
+    """Return the history positions of the last two choices, within the session if there is one; -1 for none."""
+    if joined.request.session_id is None:
+        total = len(history.item)
+        return total - 1, max(total - 2, -1)
+    session = np.flatnonzero(history.session == joined.history.open_session)
+    return (int(session[-1]) if len(session) else -1), (int(session[-2]) if len(session) > 1 else -1)
+
+
+def candidate_features(scene: Scene) -> NDArray[np.float32]:
+    """Return the features [candidates, len(NAMES)]."""
+    values: Values = {}
+    _visits(scene, values)
+    _hours(scene, values)
+    _sequence(scene, values)
+    _others(scene, values)
+    _places(scene, values)
+    _tastes(scene, values)
+    _learned(scene, values)
+    _dismissals(scene, values)
+    matrix = np.zeros((len(scene.rows), len(NAMES)), np.float32)
+    for column, name in enumerate(NAMES):
+        matrix[:, column] = values.get(name, 0.0)
+    return matrix
+
+
+def _visits(scene: Scene, values: Values) -> None:
+    joined, history = scene.joined, scene.history
+    older = np.zeros(len(joined.items))
+    older[joined.history.older_item] = joined.history.older
+    everything = scene.count(history.worth) + older
+    length = max(float(everything.sum()), 1.0)
+    count = scene.spread(everything)
+    seen = count > 0
+    values["count"], values["share"], values["older"] = count, count / length, scene.spread(older)
+    for days in (3, 14, 60):
+        weight = history.worth * np.exp(-history.age / (24 * days))
+        recent = values[f"count_{days}d"] = scene.counted(weight)
+        if days > 3:
+            values[f"share_{days}d"] = recent / (weight.sum() + 1)
+    newest = np.full(len(joined.items), NEVER)
+    oldest = newest.copy()
+    ages = np.log1p(history.age)
+    newest[history.item] = ages  # oldest first, so the last one stays
+    oldest[history.item[::-1]] = ages[::-1]
+    values["age_last"] = np.where(seen, scene.spread(newest), NEVER)
+    values["age_first"] = np.where(seen, scene.spread(oldest), NEVER)
+    values["rank"] = np.where(seen, np.searchsorted(np.sort(-count), -count), 999.0)
+    most = float(everything.max(initial=0.0))
+    values["relative"] = count / max(most, 1.0)
+    values["history_length"], values["top_share"] = length, most / length
+    values["history_distinct"] = float(np.count_nonzero(everything))
+    values["staleness"] = float(np.log1p(history.age[-1])) if len(history.age) else NEVER
+
+
+def _circular(hours: Array, now: float) -> Array:
+    apart = np.abs(hours - now)
+    return np.asarray(np.minimum(apart, 24 - apart), np.float64)
+
+
+def _bell(x: Array, width: float) -> Array:
+    bell: Array = np.exp(-0.5 * (x / width) ** 2)
+    return bell
+
+
+def _around_now(scene: Scene, width: float) -> Array:
+    """Return how near each choice's hour of the day is to the request's [n]: 1 for the same."""
+    return _bell(_circular(scene.history.hour, scene.joined.event_time / HOUR_MS % 24), width)
+
+
+def _hours(scene: Scene, values: Values) -> None:
+    history, time = scene.history, scene.joined.event_time
+    day = (time // (24 * HOUR_MS) + 3) % 7
+    same_part = (history.day >= 5) == (day >= 5)
+    tight, wide = history.worth * _around_now(scene, 1.0), history.worth * _around_now(scene, 2.5)
+    month = np.exp(-history.age / 720)
+    at_hour = scene.count(tight)
+    hour_count = scene.spread(at_hour)
+    values["hour_count"], values["hour_share"] = hour_count, hour_count / (tight.sum() + 1)
+    values["hours_share"] = scene.counted(wide) / (wide.sum() + 1)
+    for name, weight in (
+        ("weekpart", tight * same_part),
+        ("weekday", history.worth * _around_now(scene, 1.5) * (history.day == day)),
+    ):
+        count = values[f"{name}_count"] = scene.counted(weight)
+        values[f"{name}_share"] = count / (weight.sum() + 1)
+    values["hour_share_30d"] = scene.counted(tight * month) / ((tight * month).sum() + 1)
+    weight = tight * month * same_part
+    values["weekpart_share_30d"] = scene.counted(weight) / (weight.sum() + 0.5)
+    values["hour_rate"] = hour_count / (values["count"] + 0.5)
+    values["hour_relative"] = hour_count / (at_hour.max(initial=0.0) + 0.5)
+    first = np.zeros(len(history.item), bool)
+    first[np.unique(history.item, return_index=True)[1]] = True
+    values["new_rate"] = float(first[-30:].mean()) if len(first) else 1.0
+    values["new_rate_hours"] = float((first * wide).sum() / (wide.sum() + 0.5))
+    values["hour"], values["weekday"] = time / HOUR_MS % 24, float(day)
+
+
+def _sequence(scene: Scene, values: Values) -> None:
+    history, joined, item = scene.history, scene.joined, scene.history.item
+    wide = _around_now(scene, 2.5)
+    ends = history.worth * history.last_of_session
+    count = values["end_count"] = scene.counted(ends)
+    values["end_share"], values["end_rate"] = count / (ends.sum() + 1), count / (values["count"] + 1)
+    values["end_hours_share"] = scene.counted(ends * wide) / ((ends * wide).sum() + 0.5)
+    values["gap"] = UNKNOWN
+    if scene.last < 0:
+        return
+    numbers, current = np.arange(len(joined.items)), item[scene.last]
+    gap = float(history.age[scene.last])
+    values["gap"] = np.log1p(gap)
+    values["is_last"] = scene.spread((numbers == current).astype(np.float64))
+    if scene.before >= 0:
+        values["is_second_last"] = scene.spread((numbers == item[scene.before]).astype(np.float64))
+    if joined.request.session_id is not None:
+        session = np.flatnonzero(history.session == joined.history.open_session)
+        values["in_session"] = scene.spread(np.bincount(item[session], minlength=len(numbers)).astype(np.float64))
+        values["is_first"] = scene.spread((numbers == item[session[0]]).astype(np.float64))
+        values["session_length"], values["session_hours"] = float(len(session)), float(history.age[session[0]])
+        values["session_distinct"] = float(len(np.unique(item[session])))
+    previous = history.previous
+    follows = previous >= 0
+    source = np.where(follows, item[previous], -1)
+    after = (source == current) * history.worth
+    counts = scene.count(after)
+    after_count = values["after_count"] = scene.spread(counts)
+    values["after_total"] = float(after.sum())
+    values["after_share"] = after_count / (after.sum() + 1)
+    values["after_relative"] = after_count / (counts.max(initial=0.0) + 0.5)
+    values["after_30d"] = scene.counted(after * np.exp(-history.age / 720))
+    values["after_hours_share"] = scene.counted(after * wide) / ((after * wide).sum() + 0.5)
+    gaps = np.where(follows, np.maximum(history.age[previous] - history.age, 0), np.nan)
+    similar = np.exp(-(np.nan_to_num(np.log((gaps + 0.1) / (gap + 0.1)), nan=9.0) ** 2))
+    values["after_gap_share"] = scene.counted(after * similar) / ((after * similar).sum() + 0.5)
+    weight = similar * wide * follows * history.worth
+    values["gap_hour_share"] = scene.counted(weight) / (weight.sum() + 1)
+    if scene.before >= 0:
+        two_back = np.where(follows & (previous[previous] >= 0), item[previous[previous]], -1)
+        twice = (two_back == item[scene.before]) * history.worth
+        values["after_two"], values["after_both"] = scene.counted(twice), scene.counted(twice * (after > 0))
+    following = np.flatnonzero(item[:-1] == current) + 1
+    if len(following):
+        counted = np.bincount(item[following], minlength=len(numbers))
+        values["next_any"] = scene.spread(counted / (len(following) + 1.0))
+    category = np.append(scene.catalogue.category[:, 0], 0)[scene.mentioned]
+    same = (np.where(follows, category[source], -1) == category[current]) * history.worth
+    values["after_category_share"] = scene.counted(same) / (same.sum() + 1)
+
+
+def _others(scene: Scene, values: Values) -> None:
+    signals = scene.joined.signals
+    followed = scene.spread(np.array(signals.followed, np.float64)) if signals.followed_total else None
+    if followed is not None:
+        others = np.maximum(followed - values.get("after_count", 0.0), 0.0)
+        values["followed"], values["followed_others"] = followed, others
+        values["followed_share"] = others / (others.sum() + 3)
+    if not signals.popularity:
+        return
+    columns = np.array(signals.popularity, np.float64).T
+    hour, day, week, month, ever = (scene.spread(column) for column in columns)
+    values |= {"popular_1h": hour, "popular_1d": day, "popular_7d": week, "popular_28d": month, "popular_ever": ever}
+    values["popular_others"] = np.maximum(ever - values["count"], 0.0)
+    values["popular_trend"] = (week + 1) / (month / 4 + 1)
+    everybody = signals.popularity_total[len(POPULARITY_WINDOWS_HOURS)]
+    if followed is not None and everybody:
+        values["followed_lift"] = followed / (signals.followed_total * ever / everybody + 0.5)
+
+
+def metres_between(a: Array, b: Array) -> Array:
+    """Return distances [len(a), len(b)] between unit vectors by their chords; NaN where a place is unknown."""
+    chords = np.sqrt(np.maximum(2 - 2 * (a @ b.T), 0.0))
+    return np.asarray(EARTH_RADIUS_METRES * chords, np.float64)
+
+
+def _places(scene: Scene, values: Values) -> None:
+    catalogue, joined, history = scene.catalogue, scene.joined, scene.history
+    values |= dict.fromkeys(("metres_here", "metres_last", "metres_top", "metres_any", "metres_before"), UNKNOWN)
+    points = catalogue.point[scene.rows]
+    if not np.isfinite(points).any():
+        return
+    located = np.vstack([catalogue.point, np.full((1, 3), np.nan)])
+    unit = scene.pack.near_metres / 2
+    popularity = values.get("popular_ever", 0.0)
+
+    def metres_from(origin: Array) -> Array:
+        return np.asarray(np.nan_to_num(metres_between(points, origin[None])[:, 0], nan=UNKNOWN), np.float64)
+
+    origin = None
+    if scene.before >= 0:
+        values["metres_before"] = metres_from(located[scene.row(scene.before)])
+    if scene.last >= 0:
+        origin = values["metres_last"] = metres_from(located[scene.row(scene.last)])
+    if joined.context.location is not None:
+        origin = values["metres_here"] = metres_from(unit_vector(joined.context.location))
+    if origin is not None:
+        values["metres_rank"] = np.searchsorted(np.sort(origin), origin).astype(np.float64)
+        if scene.last >= 0:
+            values["speed"] = origin / (history.age[scene.last] + 0.1)
+        close = popularity * np.where(origin >= 0, np.exp(-origin / unit), 0.0)
+        values["near_share"], values["around"] = close / (close.sum() + 1e-9), float(np.log1p(close.sum()))
+    visits = np.bincount(history.item, minlength=len(joined.items))
+    known = np.flatnonzero((visits > 0) & (scene.mentioned >= 0))
+    known = known[np.isfinite(located[scene.mentioned[known], 0])]
+    if not len(known):
+        return
+    known = known[np.argsort(-visits[known], kind="stable")][:MAX_PLACES]
+    apart = np.nan_to_num(metres_between(points, located[scene.mentioned[known]]), nan=FAR_METRES)
+    pull = np.exp(-apart / unit)
+    root = np.sqrt(visits[known])
+    density = values["density"] = pull @ root / root.sum()
+    share = popularity * density
+    values["density_share"] = share / (share.sum() + 1e-9)
+    by_hour = scene.count(_around_now(scene, 2.5))[known]
+    values["density_hours"] = pull @ by_hour / (by_hour.sum() + 1e-9)
+    values["metres_top"] = apart[:, 0]
+    values["metres_any"] = np.where(values["count"] > 0, 0.0, apart.min(axis=1))
+
+
+def _tastes(scene: Scene, values: Values) -> None:
+    catalogue, history = scene.catalogue, scene.history
+    category = np.append(catalogue.category[:, 0], 0)
+    own, chosen = category[scene.rows], category[scene.mentioned[history.item]]
+    codes = len(catalogue.category_code) + 1
+    wide = history.worth * _around_now(scene, 2.5)
+
+    def by_category(weight: Array) -> Array:
+        return np.asarray(np.bincount(chosen, weight, codes)[own], np.float64)
+
+    values["category_share"] = by_category(history.worth) / max(float(history.worth.sum()), 1.0)
+    values["category_hours_share"] = by_category(wide) / (wide.sum() + 1)
+    values["category_3d"] = by_category(history.worth * np.exp(-history.age / 72))
+    newest = np.full(codes, NEVER)
+    newest[chosen] = np.log1p(history.age)
+    values["category_age"] = newest[own]
+    prices = np.append(catalogue.price, np.nan)
+    price = prices[scene.rows]
+    values["price"] = np.nan_to_num(price, nan=UNKNOWN)
+    paid = prices[scene.mentioned[history.item]]
+    paid = paid[np.isfinite(paid) & (paid > 0)]
+    if len(paid):
+        level = np.log(np.maximum(np.nan_to_num(price), 1e-9)) - np.log(paid).mean()
+        values["price_difference"] = np.where(price > 0, level, 0.0)
+
+
+def _learned(scene: Scene, values: Values) -> None:
+    tables, catalogue, history = scene.tables, scene.catalogue, scene.history
+    item, category = tables.items_of(catalogue, scene.rows), tables.categories_of(catalogue, scene.rows)
+    hour = hour_of_week(catalogue, scene.rows, scene.joined.event_time)
+    usual = tables.category_count[category] / max(float(tables.category_count.sum()), 1.0)
+    by_category = values["category_hour"] = tables.category_hours[category, hour].astype(np.float64)
+    values["category_hour_share"] = by_category * usual
+    values["item_hour"] = tables.item_hour(item, category, hour)
+    values["users"] = tables.item_users[item].astype(np.float64)
+    values["per_user"] = tables.item_count[item] / (tables.item_users[item] + 0.5)
+    last = scene.row(scene.last) if scene.last >= 0 else -1
+    if last >= 0:
+        source = tables.categories_of(catalogue, np.array([last]))[0]
+        follows = values["category_follows"] = tables.follows[source, category].astype(np.float64)
+        values["category_follows_lift"] = follows / (usual + 1e-3)
+    profile = tables.profile(catalogue, scene.mentioned[history.item])
+    if profile is None:
+        return
+    similar = values["similar"] = tables.factors[item] @ profile
+    fresh = np.maximum(similar, 0.0) * (values["count"] == 0)
+    values["similar_new"] = fresh / (fresh.sum() + 1e-9)
+    if last >= 0:
+        values["similar_last"] = tables.factors[item] @ tables.factors[tables.items_of(catalogue, np.array([last]))[0]]
+
+
+def _dismissals(scene: Scene, values: Values) -> None:
+    raw = scene.joined.history
+    dismissed = np.array(raw.kind) == DISMISSAL
+    if dismissed.any():
+        weeks = (scene.joined.event_time - np.array(raw.time)[dismissed]) / (7 * 24 * HOUR_MS)
+        numbers = np.array(raw.item)[dismissed]
+        counts = np.bincount(numbers, np.exp(-weeks), len(scene.joined.items))
+        values["dismissed"] = scene.spread(np.asarray(counts, np.float64))

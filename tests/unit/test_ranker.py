@@ -1,0 +1,231 @@
+"""The trained ranker: learns the habits put in, explains its scores exactly, depends on nothing it should not."""
+
+import msgspec
+import numpy as np
+import pytest
+from msgspec.structs import replace
+
+from models import dataset
+from models.catalogue import Catalogue
+from models.dataset import Dataset
+from models.evaluation import catalogue_item, joined_requests
+from models.features import FEATURES, NAMES
+from models.item_tables import Choice, ItemTables, build_tables
+from models.ranker import Ranker, RankerError
+from models.ranker_training import bare_catalogue, train_ranker
+from models.ranking import PARTS, Weights, rank
+from models.recommender import Recommender
+from schemas.codec import decode, encode
+from schemas.domains import pack_for
+from schemas.errors import BadInputError
+from schemas.records import Item, JoinedRequest, Location
+from streams.kafka import partition_of
+
+EATING = pack_for("restaurant")
+MONDAY = 1_767_571_200_000  # 2026-01-05 00:00 UTC
+HOUR = 3_600_000
+USERS, PLACES, DAYS = 30, 40, 30
+
+
+def habit(user: int, hour: int) -> str:
+    """Where a user goes at an hour: every user has a place for the morning and one for the evening."""
+    return f"p{(7 * user + (13 if hour > 12 else 0)) % PLACES}"
+
+
+def city() -> Dataset:
+    """Return everybody's month: a visit each morning and evening, each its own session after an errand at noon."""
+    items = [
+        dataset.Item(
+            item_id=f"p{number}",
+            name=f"place {number}",
+            categories=(f"kind {number % 4}",),
+            location=Location(lat=31.2 + number % 8 / 200, lon=121.4 + number // 8 / 200),
+        )
+        for number in range(PLACES)
+    ]
+    events, requests = [], []
+    for day in range(DAYS):
+        for user in range(USERS):
+            for hour in (8, 19):
+                time = MONDAY + (24 * day + hour) * HOUR + user * 1000
+                split = "valid" if day >= DAYS - 3 else "train"
+                session = f"{user}-{day}-{hour}"
+                errand = f"p{(user + day) % PLACES}"
+                for item, minutes in ((errand, -30), (habit(user, hour), 0)):
+                    events.append(
+                        dataset.Interaction(
+                            event_id=f"{session}-{minutes}",
+                            user_id=f"u{user}",
+                            item_id=item,
+                            kind="visit",
+                            event_time=time + minutes * 60_000,
+                            session_id=session,
+                            split=split,
+                        )
+                    )
+                if split == "valid":
+                    requests.append(
+                        dataset.Request(
+                            request_id=f"r-{session}",
+                            user_id=f"u{user}",
+                            event_time=time,
+                            split="valid",
+                            session_id=session,
+                            relevant=(habit(user, hour),),
+                            label_event_id=f"{session}-0",
+                        )
+                    )
+    events.sort(key=lambda event: event.event_time)
+    return Dataset(items, events, requests, dataset.Meta(domain="restaurant"))
+
+
+def fitted(data: Dataset, seed: int = 0) -> Ranker:
+    return train_ranker(data, EATING, requests=600, rounds=20, leaves=8, learning_rate=0.2, dimensions=8, seed=seed)
+
+
+@pytest.fixture(scope="module")
+def data():
+    return city()
+
+
+@pytest.fixture(scope="module")
+def ranker(data):
+    return fitted(data)
+
+
+@pytest.fixture(scope="module")
+def joined(data):
+    return [(request, joined) for request, joined in joined_requests(data, EATING, "streaming", "valid")]
+
+
+def first(catalogue: Catalogue, joined: JoinedRequest, ranker: Ranker | None) -> str:
+    return rank(catalogue, EATING, joined, None, Weights(), ranker=ranker)[0].item_id
+
+
+def test_it_learns_where_people_go_at_which_hour(data, ranker, joined):
+    catalogue = bare_catalogue(data, EATING)
+    hits = np.mean([first(catalogue, entry, ranker) in request.relevant for request, entry in joined])
+    assert hits > 0.95
+
+
+def test_reasons_sum_to_the_score_and_are_named(data, ranker, joined):
+    catalogue = bare_catalogue(data, EATING)
+    for _, entry in joined[:20]:
+        explained = replace(entry, request=replace(entry.request, k=10, explain=True))
+        for item in rank(catalogue, EATING, explained, None, Weights(), ranker=ranker):
+            assert sum(item.reasons.values()) == pytest.approx(item.score, abs=1e-6)
+            assert set(item.reasons) <= set(PARTS)
+
+
+def test_every_feature_belongs_to_a_part_of_the_score():
+    assert set(FEATURES.values()) <= set(PARTS)
+
+
+def test_asking_for_no_reasons_changes_no_score(data, ranker, joined):
+    catalogue = bare_catalogue(data, EATING)
+    for _, entry in joined[:5]:
+        lists = [
+            rank(catalogue, EATING, replace(entry, request=replace(entry.request, k=10, explain=explain)), None,
+                 Weights(), ranker=ranker)
+            for explain in (True, False)
+        ]  # fmt: skip
+        assert [(i.item_id, i.score) for i in lists[0]] == [(i.item_id, i.score) for i in lists[1]]
+
+
+def test_same_data_and_seed_same_trees_and_tables(data, ranker, tmp_path):
+    for name, each in (("one", ranker), ("other", fitted(data))):
+        (tmp_path / name).mkdir()
+        each.save(tmp_path / name)
+    assert Ranker.load(tmp_path / "one").version == Ranker.load(tmp_path / "other").version
+
+
+def test_the_order_of_the_catalogue_s_rows_changes_nothing(data, ranker, joined):
+    forwards = bare_catalogue(data, EATING)
+    backwards = bare_catalogue(data._replace(items=data.items[::-1]), EATING)
+    backwards.remove("p3")
+    backwards.put("p3", catalogue_item(data.items[3], EATING), np.zeros((1, 1), np.float32))
+    for _, entry in joined[:20]:
+        explained = replace(entry, request=replace(entry.request, k=20, explain=True))
+        assert rank(forwards, EATING, explained, None, Weights(), ranker=ranker) == rank(
+            backwards, EATING, explained, None, Weights(), ranker=ranker
+        )
+
+
+def test_evaluation_serving_and_replay_give_the_same_bytes(data, ranker, joined, tmp_path):
+    ranker.save(tmp_path)
+    sent = [encode(entry) for _, entry in joined[:20]]
+    answers = []
+    for each in (ranker, Ranker.load(tmp_path)):
+        recommender = Recommender(1, "m@1", ranker=each)
+        items = [catalogue_item(item, EATING) for item in data.items]
+        recommender.put([item.item_id for item in data.items], items, np.zeros((len(items), 1, 1), np.float32))
+        together = recommender.recommend([decode(JoinedRequest, raw) for raw in sent], [None] * len(sent))
+        alone = [recommender.recommend([decode(JoinedRequest, raw)], [None])[0] for raw in sent]
+        assert msgspec.msgpack.encode(together) == msgspec.msgpack.encode(alone)
+        answers.append(msgspec.msgpack.encode(together))
+    assert answers[0] == answers[1]
+
+
+def test_a_new_item_can_be_recommended_at_once(data, ranker, joined):
+    catalogue = bare_catalogue(data, EATING)
+    for item in data.items:
+        catalogue.remove(item.item_id)
+    catalogue.put("new", Item(domain="restaurant", name="new place"), np.zeros((1, 1), np.float32))
+    assert first(catalogue, joined[0][1], ranker) == "new"
+
+
+def test_nothing_is_recommended_from_an_empty_catalogue(ranker, joined):
+    assert rank(Catalogue(1), EATING, joined[0][1], None, Weights(), ranker=ranker) == []
+
+
+def test_a_user_without_a_history_gets_a_list(data, ranker, joined):
+    entry = joined[0][1]
+    bare = JoinedRequest(
+        request=replace(entry.request, k=10), event_time=entry.event_time, source=entry.source, context=entry.context
+    )
+    answer = rank(bare_catalogue(data, EATING), EATING, bare, None, Weights(), ranker=ranker)
+    assert len(answer) == 10
+    assert all(np.isfinite(item.score) for item in answer)
+
+
+@pytest.mark.parametrize("harm", ["missing", "truncated", "other features"])
+def test_a_folder_that_is_no_ranker_is_refused_with_its_name(ranker, tmp_path, harm):
+    ranker.save(tmp_path)
+    if harm == "missing":
+        (tmp_path / "item_tables.safetensors").unlink()
+    elif harm == "truncated":
+        whole = (tmp_path / "item_tables.safetensors").read_bytes()
+        (tmp_path / "item_tables.safetensors").write_bytes(whole[: len(whole) // 2])
+    else:
+        (tmp_path / "ranker.json").write_bytes(msgspec.json.encode({"features": NAMES[1:]}))
+    with pytest.raises(RankerError, match=str(tmp_path)):
+        Ranker.load(tmp_path)
+
+
+def test_too_little_to_learn_from_is_said(data):
+    with pytest.raises(BadInputError, match="too few interactions"):
+        fitted(data._replace(interactions=[], requests=[]))
+
+
+def test_tables_know_when_items_are_chosen_and_by_whom(data):
+    catalogue = bare_catalogue(data, EATING)
+    choices = [Choice("u1", "p1", MONDAY + 9 * HOUR, None), Choice("u2", "p1", MONDAY + 9 * HOUR, "p2")]
+    tables = build_tables(catalogue, choices, dimensions=2, seed=0)
+    row = catalogue.rows(["p1", "p0"])
+    item, category = tables.items_of(catalogue, row), tables.categories_of(catalogue, row)
+    assert item.tolist() == [1, 0]
+    at_nine, at_three = (tables.item_hour(item, category, np.array([hour, hour])) for hour in (9, 3))
+    assert at_nine[0] > at_three[0]
+    assert tables.item_users[1] == 2
+
+
+def test_empty_tables_save_and_load(tmp_path):
+    ItemTables().save(tmp_path)
+    assert len(ItemTables.load(tmp_path).item_count) == 1
+
+
+def test_partitions_do_not_matter(data, ranker, joined):
+    spread = joined_requests(data, EATING, "streaming", "valid", lambda user: partition_of(user, 4))
+    catalogue = bare_catalogue(data, EATING)
+    for (_, one), (_, other) in zip(joined[:10], spread, strict=False):
+        assert first(catalogue, one, ranker) == first(catalogue, other, ranker)
