@@ -192,10 +192,10 @@ def _starting_parts(asking: Question, weights: Weights) -> tuple[np.ndarray, np.
     parts = np.zeros((len(rows), len(PARTS)))
     parts[:, TEXT], parts[:, ASKED], parts[:, NEAR] = asking.text[rows], asking.asked[rows], near[rows]
     behaviour = _behaviour_parts(joined, asking.last, weights)
-    position = {row: number for number, row in enumerate(rows.tolist())}
-    places = [position[row] for row in mentioned[known].tolist()]
+    position = np.empty(catalogue.size, np.int64)
+    position[rows] = np.arange(len(rows))
     behaviour[known, POPULAR] *= 1 + weights.popular_near * asking.pull[mentioned[known]]
-    parts[places] += behaviour[known]
+    parts[position[mentioned[known]]] += behaviour[known]
     parts[:, TASTE] = weights.taste * _taste(catalogue, mentioned, joined.history)[catalogue.category[rows]].sum(axis=1)
     return rows, np.round(parts, 6)
 
@@ -209,7 +209,7 @@ def _near_part(asking: Question, weights: Weights) -> np.ndarray:
 def _candidates(
     catalogue: Catalogue, base: np.ndarray, allowed: np.ndarray, known: np.ndarray, limit: int
 ) -> np.ndarray:
-    """Return rows: all allowed ones the state mentions and the ``limit`` best others by the parts that need no state.
+    """Return rows: the ``known`` ones, all different, and the ``limit`` best others by the parts that need no state.
 
     Which of equally good rows come in must not depend on row numbers, hence the tie-break.
     """
@@ -223,7 +223,7 @@ def _candidates(
         equal = others[values == threshold]
         equal = equal[np.argsort(catalogue.tie_break[equal])][: limit - len(sure)]
         others = np.concatenate([sure, equal])
-    return np.concatenate([np.unique(known), others])
+    return np.concatenate([known, others])
 
 
 def _text_part(cosines: np.ndarray | None, allowed: np.ndarray, weights: Weights) -> np.ndarray:
