@@ -9,8 +9,8 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import lightgbm
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,9 @@ from safetensors import SafetensorError
 from models.features import FEATURES, NAMES
 from models.item_tables import ItemTables
 from schemas.errors import BadInputError
+
+if TYPE_CHECKING:
+    import lightgbm
 
 TREES, NAMES_FILE = "ranker.txt", "ranker.json"
 
@@ -31,7 +34,7 @@ class RankerError(BadInputError):
 class Ranker:
     """Trees and the tables their features are looked up in. Answers do not depend on what else is asked with them."""
 
-    trees: lightgbm.Booster
+    trees: "lightgbm.Booster"
     tables: ItemTables
     version: str = "unsaved"  # content hash of its files, 16 hexadecimal digits
 
@@ -65,11 +68,12 @@ class Ranker:
             RankerError: a file is missing or damaged, or was written for other features.
 
         """
+        library = _library()
         try:
             written = msgspec.json.decode((folder / NAMES_FILE).read_bytes(), type=dict[str, list[str]])
-            trees = lightgbm.Booster(model_file=folder / TREES)
+            trees = library.Booster(model_file=folder / TREES)
             tables = ItemTables.load(folder)
-        except (OSError, ValueError, KeyError, SafetensorError, lightgbm.basic.LightGBMError) as error:
+        except (OSError, ValueError, KeyError, SafetensorError, library.basic.LightGBMError) as error:
             raise RankerError(f"{folder} holds no ranker that can be read: {error}") from error
         if tuple(written.get("features", ())) != NAMES:
             raise RankerError(f"{folder} was trained on other features than this version has: train it anew")
@@ -88,9 +92,15 @@ class Groups:
     sizes: NDArray[np.int64]  # [requests]
 
 
-def fit_trees(groups: Groups, *, rounds: int, leaves: int, learning_rate: float, seed: int) -> lightgbm.Booster:
-    """Fit the trees. Same groups and seed, same trees."""
-    data = lightgbm.Dataset(
+def fit_trees(groups: Groups, *, rounds: int, leaves: int, learning_rate: float, seed: int) -> "lightgbm.Booster":
+    """Fit the trees. Same groups and seed, same trees.
+
+    Raises:
+        RankerError: LightGBM can't be loaded.
+
+    """
+    library = _library()
+    data = library.Dataset(
         groups.features, groups.relevant.astype(np.int32), group=groups.sizes, feature_name=list(NAMES)
     )
     options = {
@@ -108,4 +118,14 @@ def fit_trees(groups: Groups, *, rounds: int, leaves: int, learning_rate: float,
         "force_row_wise": True,
         "verbosity": -1,
     }
-    return lightgbm.train(options, data, rounds)
+    trees: lightgbm.Booster = library.train(options, data, rounds)
+    return trees
+
+
+def _library() -> Any:
+    """Return LightGBM, loaded when it is needed: without a trained ranker nothing needs it."""
+    try:
+        import lightgbm
+    except OSError as error:
+        raise RankerError(f"LightGBM can't be loaded: {error}. On Debian and Ubuntu: apt install libgomp1") from error
+    return lightgbm
