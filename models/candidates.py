@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.catalogue import Catalogue
-from models.features import metres_between, read_history
+from models.features import History, metres_between
 from models.item_tables import ItemTables, hour_of_week
 from schemas.domains import DomainPack
 from schemas.records import JoinedRequest
@@ -24,6 +24,7 @@ def learned_candidates(
     pack: DomainPack,
     tables: ItemTables,
     joined: JoinedRequest,
+    history: History,
     mentioned: NDArray[np.int64],
     allowed: NDArray[np.bool_],
 ) -> NDArray[np.int64]:
@@ -40,7 +41,6 @@ def learned_candidates(
         item, category, hour_of_week(catalogue, rows, joined.event_time)
     )
     weight = {"popular": popular}
-    history = read_history(joined)
     if len(history.item):
         own = mentioned[history.item]
         unit = pack.near_metres / 2

@@ -157,10 +157,16 @@ class Scene:
         return int(self.mentioned[self.history.item[position]])
 
 
-def scene_of(catalogue: Catalogue, pack: DomainPack, tables: ItemTables, joined: JoinedRequest, rows: Rows) -> Scene:
+def scene_of(
+    catalogue: Catalogue,
+    pack: DomainPack,
+    tables: ItemTables,
+    joined: JoinedRequest,
+    history: History,
+    mentioned: Rows,
+    rows: Rows,
+) -> Scene:
     """Put a request and its candidates, catalogue rows in the order of their hashes, together."""
-    history = read_history(joined)
-    mentioned = catalogue.rows(joined.items)
     place = np.full(catalogue.size + 1, len(rows), np.int64)
     place[rows] = np.arange(len(rows))
     last, before = last_two(joined, history)

@@ -15,7 +15,7 @@ import numpy as np
 from models.candidates import learned_candidates
 from models.catalogue import Catalogue
 from models.constraints import allowed_rows
-from models.features import Scene, candidate_features, scene_of
+from models.features import Scene, candidate_features, read_history, scene_of
 from models.item_tables import ItemTables
 from models.places import distances, unit_vector
 from models.ranker import Ranker
@@ -171,15 +171,16 @@ def rank(
 
 def ranking_scene(asking: Question, weights: Weights, tables: ItemTables, k: int) -> Scene:
     """Return the candidates for ``k`` places with all that their features are made from."""
-    catalogue = asking.catalogue
-    rows = asking.mentioned[asking.mentioned >= 0]
+    catalogue, pack, joined, mentioned = asking.catalogue, asking.pack, asking.joined, asking.mentioned
+    history = read_history(joined)
+    rows = mentioned[mentioned >= 0]
     rows = rows[asking.allowed[rows]]
-    learned = learned_candidates(catalogue, asking.pack, tables, asking.joined, asking.mentioned, asking.allowed)
+    learned = learned_candidates(catalogue, pack, tables, joined, history, mentioned, asking.allowed)
     rows = np.unique(np.concatenate([rows, learned]))
     base = asking.text + asking.asked + _near_part(asking, weights)
     rows = _candidates(catalogue, base, asking.allowed, rows, max(OTHERS, k - len(rows)))
     rows = rows[np.argsort(catalogue.tie_break[rows])]
-    return scene_of(catalogue, asking.pack, tables, asking.joined, rows)
+    return scene_of(catalogue, pack, tables, joined, history, mentioned, rows)
 
 
 def _starting_parts(asking: Question, weights: Weights) -> tuple[np.ndarray, np.ndarray]:

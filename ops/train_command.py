@@ -8,11 +8,10 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from models.dataset import read_dataset
+from models.dataset import check_new, read_dataset
 from ops.errors import explained
 from ops.progress import progress_bar
 from schemas.domains import pack_for
-from schemas.errors import BadInputError
 from streams.logs import configure_logs
 
 
@@ -38,8 +37,7 @@ def train(
 
     with explained():
         configure_logs("train", "warning")
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise BadInputError(f"{out} exists already: remove it or name another folder")
+        check_new(out)
         data = read_dataset(directory)
         pack = pack_for(data.meta.domain)
         started = time.perf_counter()
