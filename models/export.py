@@ -60,15 +60,24 @@ def load_default_encoder(cache: Path | None = None, *, threads: int = 2) -> Enco
     The first call unpacks and exports, which takes about half a minute; later ones find the artefact in the cache. A
     damaged one is made again.
     """
-    precision: Precision = "fp16" if has_cuda() else "int8"
-    folder = (cache or cache_folder()) / "encoders" / f"multilingual-e5-small-{precision}-{EXPORT_VERSION}"
+    folder = default_encoder_folder(cache)
     if folder.is_dir():
         try:
             return Encoder.load(folder, threads=threads)
         except ArtefactError as error:
             _log.warning("exporting the encoder again", reason=str(error))
             shutil.rmtree(folder)
-    return Encoder.load(export_encoder(load_base(PACKAGED, cache), folder, precision), threads=threads)
+    return Encoder.load(export_encoder(load_base(PACKAGED, cache), folder, _default_precision()), threads=threads)
+
+
+def default_encoder_folder(cache: Path | None = None) -> Path:
+    """Return where ``load_default_encoder`` keeps its artefact."""
+    name = f"multilingual-e5-small-{_default_precision()}-{EXPORT_VERSION}"
+    return (cache or cache_folder()) / "encoders" / name
+
+
+def _default_precision() -> Precision:
+    return "fp16" if has_cuda() else "int8"
 
 
 def export_encoder(base: BaseModel, folder: Path, precision: Precision = "int8") -> Path:

@@ -57,8 +57,7 @@ def inference() -> None:
 
     Example: TABLECAST_KAFKA__BOOTSTRAP=127.0.0.1:9092 tablecast inference
     """
-    from models.encoder import Encoder
-    from models.export import load_default_encoder
+    from models.artefact import load_recommender
     from streams.inference.app import InferenceApp
     from streams.logs import configure_logs
     from streams.process import run_until_signalled
@@ -67,9 +66,9 @@ def inference() -> None:
     with explained():
         settings = connected(load_settings())
         configure_logs("inference", settings.log_level)
-        threads, folder = settings.inference.threads, settings.inference.model_dir
-        encoder = Encoder.load(folder, threads=threads) if folder else load_default_encoder(threads=threads)
-        run_until_signalled(lambda stop: InferenceApp(settings, encoder).run(stop))
+        wanted = settings.inference
+        model = load_recommender(wanted.model, threads=wanted.threads, name=wanted.model_name)
+        run_until_signalled(lambda stop: InferenceApp(settings, *model).run(stop))
 
 
 def main() -> None:

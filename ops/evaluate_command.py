@@ -33,8 +33,9 @@ def evaluate(
     through_kafka: Annotated[
         bool, typer.Option("--through-kafka", help="Post the very same records and measure what the stages answer.")
     ] = False,
-    ranker: Annotated[
-        Path | None, typer.Option(help="A folder that `tablecast train` wrote; without it the starting weights rank.")
+    model: Annotated[
+        str | None,
+        typer.Option(help='"shipped", "base" or a model\'s folder; by default inference.model.', show_default=False),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
@@ -44,19 +45,17 @@ def evaluate(
 
     Example: tablecast evaluate data/fsq-nyc --split valid --through-kafka
     """
+    from models.artefact import load_recommender
     from models.base_model import cache_folder
     from models.embedding_cache import EmbeddingCache
     from models.evaluation import evaluate as evaluate_offline
-    from models.export import load_default_encoder
-    from models.ranker import Ranker
-    from models.recommender import Recommender
 
     with explained():
         if through_kafka and mode == "static":
             raise BadInputError("--through-kafka is for --mode streaming: running stages see every event")
         settings = load_settings()
-        if ranker is not None:
-            inference = settings.inference.model_copy(update={"ranker_dir": ranker})
+        if model is not None:
+            inference = settings.inference.model_copy(update={"model": model})
             settings = settings.model_copy(update={"inference": inference})
         configure_logs("evaluate", "warning")
         data = read_dataset(directory)
@@ -76,10 +75,7 @@ def evaluate(
 
                 figures = asyncio.run(evaluate_through_kafka(settings, data, pack, split, advance))
             else:
-                encoder = load_default_encoder()
-                folder = settings.inference.ranker_dir
-                trained = Ranker.load(folder) if folder else None
-                recommender = Recommender(encoder.dim, encoder.version, ranker=trained)
+                encoder, recommender = load_recommender(settings.inference.model)
                 figures = evaluate_offline(
                     data,
                     pack,

@@ -1,6 +1,7 @@
 """``tablecast train``: learn a ranker from a neutral dataset directory."""
 
 import json
+import tempfile
 import time
 from pathlib import Path
 from typing import Annotated
@@ -13,12 +14,13 @@ from ops.errors import explained
 from ops.progress import progress_bar
 from schemas.domains import pack_for
 from streams.logs import configure_logs
+from streams.settings import load_settings
 
 
 def train(
     directory: Annotated[Path, typer.Argument(help="A neutral dataset directory (items, interactions, requests).")],
     *,
-    out: Annotated[Path, typer.Option(help="A new folder for the ranker.")],
+    out: Annotated[Path, typer.Option(help="A new folder for the model: the base encoder with the trained ranker.")],
     requests: Annotated[int, typer.Option(min=1, help="About how many training requests are made.")] = 6000,
     rounds: Annotated[int, typer.Option(min=1, help="Trees.")] = 200,
     leaves: Annotated[int, typer.Option(min=2, help="Leaves of a tree.")] = 24,
@@ -29,10 +31,13 @@ def train(
 ) -> None:
     """Train a ranker on the directory's split=train; no other split is looked at.
 
-    Example: tablecast train data/fsq-nyc --out rankers/nyc
+    Example: tablecast train data/fsq-nyc --out models/nyc
 
-    Example: tablecast evaluate data/fsq-nyc --ranker rankers/nyc
+    Example: tablecast evaluate data/fsq-nyc --model models/nyc
     """
+    from models.artefact import write_model
+    from models.base_model import PACKAGED
+    from models.export import default_encoder_folder, load_default_encoder
     from models.ranker_training import Progress, train_ranker
 
     with explained():
@@ -58,13 +63,31 @@ def train(
                 seed=seed,
                 progress=advance,
             )
-        out.mkdir(parents=True, exist_ok=True)
-        ranker.save(out)
+        load_default_encoder().close()  # exported, if it was not yet
+        with tempfile.TemporaryDirectory(prefix="tablecast-train-") as folder:
+            ranker.save(Path(folder))
+            manifest = write_model(
+                out,
+                name=load_settings().inference.model_name,
+                base=PACKAGED,
+                encoder=default_encoder_folder(),
+                ranker=Path(folder),
+                training={
+                    "dataset": directory.resolve().name,
+                    "requests": requests,
+                    "rounds": rounds,
+                    "leaves": leaves,
+                    "learning_rate": learning_rate,
+                    "dimensions": dimensions,
+                    "seed": seed,
+                },
+            )
         report = {
-            "ranker": str(out),
+            "model": str(out),
+            "version": manifest.version,
             "trees": ranker.trees.num_trees(),
             "items": len(ranker.tables.item_row),
-            "megabytes": round(sum(file.stat().st_size for file in out.iterdir()) / 1e6, 2),
+            "megabytes": round(sum(file.size for file in manifest.files.values()) / 1e6, 2),
             "seconds": round(time.perf_counter() - started, 1),
         }
     if as_json:

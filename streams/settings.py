@@ -58,8 +58,13 @@ class InferenceSettings(_Section):
     max_batch_tokens: int = Field(default=2048, ge=16)
     budget_ms: int | None = Field(default=None, ge=1)  # age at which a request gets the cheaper list; None: never
     model_name: str = "tablecast"
-    ranker_dir: Path | None = None  # what `tablecast train` wrote; None: the starting weights rank
-    model_dir: Path | None = None  # an exported encoder; None: the packaged base model, exported on first use
+    model: str = "shipped"  # until one is announced: "shipped", "base" or the folder of a model
+
+
+class ModelsSettings(_Section):
+    """The model store."""
+
+    store: str | None = None  # a folder or a URL such as s3://bucket/models; None: the folder models in data_dir
 
 
 class Settings(BaseSettings):
@@ -75,6 +80,12 @@ class Settings(BaseSettings):
     kafka: KafkaSettings = KafkaSettings()
     state: StateSettings = StateSettings()
     inference: InferenceSettings = InferenceSettings()
+    models: ModelsSettings = ModelsSettings()
+
+    @property
+    def model_store(self) -> str:
+        """Where model versions are kept: a URL, or a folder."""
+        return self.models.store or str(self.data_dir / "models")
 
     @classmethod
     def settings_customise_sources(

@@ -142,10 +142,11 @@ def _stage(stage: StageName, settings: Settings, stop: asyncio.Event) -> Corouti
         from streams.state.app import StateApp
 
         return StateApp(settings).run(stop)
-    from models.export import load_default_encoder
+    from models.artefact import load_recommender
     from streams.inference.app import InferenceApp
 
-    return InferenceApp(settings, load_default_encoder()).run(stop)
+    wanted = settings.inference
+    return InferenceApp(settings, *load_recommender(wanted.model, name=wanted.model_name)).run(stop)
 
 
 def _idle(frame: FrameType) -> bool:

@@ -25,7 +25,6 @@ from models.catalogue import CatalogueError
 from models.chunks import item_chunks
 from models.embedding_cache import EmbeddingCache
 from models.encoder import Encoder, TokenIds
-from models.ranker import Ranker
 from models.recommender import Answer, Recommender, Vectors, request_text
 from schemas.codec import DecodeError, decode, decode_key, encode
 from schemas.domains import UnknownDomainError, pack_for
@@ -50,13 +49,9 @@ QUEUE_BATCHES = 4  # batches that may wait in memory; the rest waits in Kafka
 class InferenceApp:
     """One process of the inference stage."""
 
-    def __init__(self, settings: Settings, encoder: Encoder) -> None:
-        self.settings, self.encoder = settings, encoder
+    def __init__(self, settings: Settings, encoder: Encoder, recommender: Recommender) -> None:
+        self.settings, self.encoder, self.recommender = settings, encoder, recommender
         self.kafka = settings.kafka
-        name, folder = settings.inference.model_name, settings.inference.ranker_dir
-        ranker = Ranker.load(folder) if folder else None
-        version = encoder.version if ranker is None else f"{encoder.version}.{ranker.version}"
-        self.recommender = Recommender(encoder.dim, f"{name}@{version}", ranker=ranker)
         options = client_options(self.kafka)
         self._topic = full_name(self.kafka, REQUESTS_JOINED)
         self._group = self.kafka.prefix + GROUP
