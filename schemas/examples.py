@@ -221,7 +221,7 @@ EXAMPLES: dict[type[Record], Examples] = {
             first_seen=_FRIDAY_EVENING,
         ),
         DeadLetter(
-            topic="users.requests",
+            topic="catalog.items",
             partition=3,
             offset=42,
             stage="state",
@@ -229,8 +229,9 @@ EXAMPLES: dict[type[Record], Examples] = {
             reason="not msgpack: Input data was truncated",
             event_time=_FRIDAY_EVENING,
             first_seen=_FRIDAY_EVENING + 4,
-            key=b"user-1",
+            key=b"item-1",
             value=bytes.fromhex("82a17601ff"),
+            payload="cut",
         ),
     ),
 }

@@ -237,7 +237,7 @@ class Shown(Part, frozen=True):
 
 
 class TrainingExample(Record, frozen=True):
-    """One list that was shown and what came of it (``retraining``).
+    """One list that was shown and what came of it (``retraining``, key: the user's pseudonym).
 
     ``example_id`` is a function of the request and the action, so an example written twice is recognised.
     """
@@ -245,7 +245,7 @@ class TrainingExample(Record, frozen=True):
     example_id: Id
     request_id: Id
     model: Id
-    joined: msgspec.Raw  # the JoinedRequest, byte for byte as it was served
+    joined: msgspec.Raw  # the JoinedRequest as it was served, without what names the user
     shown: list[Shown]
     action: FeedbackKind | Literal["none"]  # "none": the attribution window closed without one
     item_id: Id | None = None  # what was acted on
@@ -272,7 +272,12 @@ class Erasure(Record, frozen=True):
 
 
 class DeadLetter(Record, frozen=True):
-    """A record that could not be processed (``deadletters``), with all that is needed to look at it and to retry it."""
+    """A record that could not be processed (``deadletters``, key: its user's pseudonym, or its own key).
+
+    Key and value of a record about a user are ``withheld``: they are read, and retried, from where they lie, ``topic``,
+    ``partition`` and ``offset``, as long as its retention keeps them. What is found there is the record if it has the
+    ``event_time``. Other records' are kept here.
+    """
 
     topic: str
     partition: Annotated[int, Meta(ge=0)]
@@ -284,3 +289,4 @@ class DeadLetter(Record, frozen=True):
     first_seen: Milliseconds
     key: bytes | None = None
     value: bytes | None = None
+    payload: Literal["whole", "cut", "withheld"] = "whole"  # of key and value: "cut" has the value's beginning only

@@ -25,12 +25,16 @@ FOREVER_MS = 2**63 - 1
 
 @dataclass(frozen=True)
 class Topic:
-    """One topic of the contract. ``keyed_by_user`` topics share one partition count, so that every join is local."""
+    """One topic of the contract.
+
+    Topics without ``fixed_partitions`` share one partition count, and a user's records are in the partition of one
+    number on all of them, so that every join is local; also where the key is the user's pseudonym.
+    """
 
     name: str
     record: type[Record]
     purpose: str
-    key: Literal["user id", "item id", "model name", "original key"]
+    key: Literal["user id", "pseudonym", "item id", "model name", "pseudonym or original key", "row key"]
     cleanup: Literal["compact", "delete"]
     retention_ms: int = -1
     max_bytes: int = 2 * MIB
@@ -40,6 +44,11 @@ class Topic:
     def keyed_by_user(self) -> bool:
         """Whether the topic has the common partition count."""
         return self.fixed_partitions is None
+
+    @property
+    def personal(self) -> bool:
+        """Whether keys are the ids of users and values are what they did or said."""
+        return self.key == "user id"
 
     def partitions(self, user_partitions: int) -> int:
         """Return the partition count, given the common one of the user topics."""
@@ -70,15 +79,15 @@ REQUESTS_JOINED = Topic(
 )
 RECOMMENDATIONS = Topic("recommendations", Recommendation, "ranked lists with reasons", "user id", "delete", 7 * DAY_MS)
 RETRAINING = Topic(
-    "retraining", TrainingExample, "lists that were shown and what came of them", "user id", "delete", 180 * DAY_MS,
+    "retraining", TrainingExample, "lists that were shown and what came of them", "pseudonym", "delete", 180 * DAY_MS,
     max_bytes=3 * MIB,
 )  # fmt: skip
 MODELS = Topic(
     "models", ModelAnnouncement, "model versions and their roles", "model name", "compact", fixed_partitions=1
 )
 DEADLETTERS = Topic(
-    "deadletters", DeadLetter, "records that could not be processed", "original key", "delete", 30 * DAY_MS,
-    max_bytes=4 * MIB, fixed_partitions=1,
+    "deadletters", DeadLetter, "records that could not be processed", "pseudonym or original key", "delete",
+    30 * DAY_MS, max_bytes=4 * MIB, fixed_partitions=1,
 )  # fmt: skip
 
 TOPICS = (

@@ -67,6 +67,15 @@ class ModelsSettings(_Section):
     store: str | None = None  # a folder or a URL such as s3://bucket/models; None: the folder models in data_dir
 
 
+class PrivacySettings(_Section):
+    """What of users may lie in logs, dead letters and training data."""
+
+    key: SecretStr | None = Field(default=None, min_length=16)  # of the pseudonyms; the same for every process
+    key_file: Path | None = None  # the same from a file: one key a line, newest first; None: one made in data_dir
+    training_text: bool = True  # whether training examples keep what users asked for in words, redacted
+    keep_raw: bool = False  # no pseudonyms, no redaction, dead letters with their payload
+
+
 class Settings(BaseSettings):
     """The one settings object."""
 
@@ -81,6 +90,7 @@ class Settings(BaseSettings):
     state: StateSettings = StateSettings()
     inference: InferenceSettings = InferenceSettings()
     models: ModelsSettings = ModelsSettings()
+    privacy: PrivacySettings = PrivacySettings()
 
     @property
     def model_store(self) -> str:

@@ -29,11 +29,12 @@ from models.recommender import Answer, Recommender, Vectors, request_text
 from schemas.codec import DecodeError, decode, decode_key, encode
 from schemas.domains import UnknownDomainError, pack_for
 from schemas.records import Item, JoinedRequest, Recommendation, Timings
-from schemas.topics import CATALOG_ITEMS, DEADLETTERS, MIB, RECOMMENDATIONS, REQUESTS_JOINED
-from streams.deadletters import dead_letter
+from schemas.topics import CATALOG_ITEMS, DEADLETTERS, MIB, RECOMMENDATIONS, REQUESTS_JOINED, Topic
+from streams.deadletters import dead_letter, reason
 from streams.follower import Follower
 from streams.inference.batcher import Batcher, Waiting
 from streams.kafka import client_options, committed_offsets, full_name, pause_after
+from streams.privacy import load_pseudonyms
 from streams.process import notify_ready
 from streams.settings import Settings
 
@@ -53,6 +54,7 @@ class InferenceApp:
         self.settings, self.encoder, self.recommender = settings, encoder, recommender
         self.kafka = settings.kafka
         options = client_options(self.kafka)
+        self.pseudonyms = load_pseudonyms(settings)
         self._topic = full_name(self.kafka, REQUESTS_JOINED)
         self._group = self.kafka.prefix + GROUP
         self._consumer = AIOKafkaConsumer(
@@ -194,9 +196,10 @@ class InferenceApp:
         if record.offset < self._items_reported.get(record.partition, 0):
             return
         self._items_reported[record.partition] = record.offset + 1
-        log.warning("dead letter", topic=record.topic, offset=record.offset, reason=str(error))
-        partition = TopicPartition(record.topic, record.partition)
-        self._item_faults.append((partition, record.offset + 1, record.key or b"", _bury(record, error)))
+        key, value = self._bury(
+            CATALOG_ITEMS, record.partition, record.offset, record.timestamp, record.key, record.value, error
+        )
+        self._item_faults.append((TopicPartition(record.topic, record.partition), record.offset + 1, key, value))
 
     # -- the four steps ----------------------------------------------------------------------------------------------
 
@@ -228,8 +231,7 @@ class InferenceApp:
             joined = decode(JoinedRequest, record.value)
             pack_for(joined.request.domain)
         except (DecodeError, UnknownDomainError) as error:
-            log.warning("dead letter", topic=record.topic, offset=record.offset, reason=str(error))
-            entry.dead_letter = _bury(record, error)
+            self._give_up(entry, record.value, error)
             return entry
         if joined.source.offset > self._accepted.get(record.partition, -1):
             self._accepted[record.partition] = joined.source.offset
@@ -291,8 +293,7 @@ class InferenceApp:
         answers: list[bytes | None] = []
         for entry, answer in zip(batch, self._lists(batch, vectors), strict=True):
             if isinstance(answer, Exception) and entry.joined is not None:
-                log.warning("dead letter", offset=entry.offset, reason=str(answer))
-                entry.dead_letter = self._unanswerable(entry, entry.joined, answer)
+                self._give_up(entry, encode(entry.joined), answer)
             if entry.dead_letter is not None:
                 answers.append(entry.dead_letter)
             elif entry.joined is not None and isinstance(answer, Answer):
@@ -318,16 +319,41 @@ class InferenceApp:
         answers = iter(lists)
         return [None if entry.joined is None else next(answers) for entry in batch]
 
-    def _unanswerable(self, entry: Waiting, joined: JoinedRequest, error: Exception) -> bytes:
+    def _give_up(self, entry: Waiting, value: bytes | None, error: Exception) -> None:
+        """Have a dead letter published in place of an answer."""
+        entry.key, entry.dead_letter = self._bury(
+            REQUESTS_JOINED, entry.partition, entry.offset, entry.time, entry.key or None, value, error
+        )
+
+    def _bury(
+        self,
+        topic: Topic,
+        partition: int,
+        offset: int,
+        timestamp: int,
+        key: bytes | None,
+        value: bytes | None,
+        error: Exception,
+    ) -> tuple[bytes, bytes]:
+        """Return key and value of a record's dead letter."""
+        log.warning(
+            "dead letter",
+            topic=topic.name,
+            partition=partition,
+            offset=offset,
+            reason=reason(error, topic, key, self.pseudonyms),
+        )
         return dead_letter(
             "inference",
             error,
-            topic=self._topic,
-            partition=entry.partition,
-            offset=entry.offset,
-            timestamp=entry.time,
-            key=entry.key,
-            value=encode(joined),
+            self.pseudonyms,
+            topic=topic,
+            name=full_name(self.kafka, topic),
+            partition=partition,
+            offset=offset,
+            timestamp=timestamp,
+            key=key,
+            value=value,
         )
 
     def _recommendation(self, entry: Waiting, joined: JoinedRequest, answer: Answer, encoded_at: int) -> bytes:
@@ -420,16 +446,3 @@ class _Handover(ConsumerRebalanceListener):  # type: ignore[misc]
                 answered = int(entry.metadata)
                 app._accepted[partition.partition] = app._committed[partition.partition] = answered  # noqa: SLF001
         log.info("partitions assigned", partitions=sorted(partition.partition for partition in partitions))
-
-
-def _bury(record: ConsumerRecord, error: Exception) -> bytes:
-    return dead_letter(
-        "inference",
-        error,
-        topic=record.topic,
-        partition=record.partition,
-        offset=record.offset,
-        timestamp=record.timestamp,
-        key=record.key,
-        value=record.value,
-    )

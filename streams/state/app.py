@@ -41,9 +41,10 @@ from schemas.topics import (
     USERS_REQUESTS,
     Topic,
 )
-from streams.deadletters import dead_letter
+from streams.deadletters import dead_letter, reason
 from streams.follower import Follower
 from streams.kafka import client_options, committed_offsets, full_name, pause_after
+from streams.privacy import load_pseudonyms
 from streams.process import notify_ready
 from streams.settings import Settings
 from streams.state.barrier import Barrier, Waitlist
@@ -78,6 +79,7 @@ class StateApp:
         self.settings = settings
         self.kafka = settings.kafka
         options = client_options(self.kafka)
+        self.pseudonyms = load_pseudonyms(settings)
         self.faust = _faust_app(settings, options)
         self.faust.transport.Consumer = _TableConsumer
         # By type: a schema's own serializers are overwritten with JSON when Faust makes the changelog topic of a table.
@@ -90,6 +92,8 @@ class StateApp:
             Rows(tables["users"], UserState, UserState),
             Rows(tables["items"], ItemRow, ItemRow),
             Rows(tables["served"], Served, lambda: Served(0, b"", msgspec.Raw())),
+            self.pseudonyms,
+            training_text=settings.privacy.training_text,
         )
         self.barrier = Barrier(lambda partition: self._start.get(partition, 0))
         self._producer = AIOKafkaProducer(
@@ -325,21 +329,26 @@ class StateApp:
         )
 
     def _bury(self, record: Inbound, error: Exception) -> None:
-        log.warning(
-            "dead letter", topic=record.topic.name, partition=record.partition, offset=record.offset, reason=str(error)
-        )
-        value = dead_letter(
+        key, value = dead_letter(
             "state",
             error,
-            topic=full_name(self.kafka, record.topic),
+            self.pseudonyms,
+            topic=record.topic,
+            name=full_name(self.kafka, record.topic),
             partition=record.partition,
             offset=record.offset,
             timestamp=record.time,
             key=record.key,
             value=record.value,
         )
-        now = int(clock.time() * 1000)
-        self.stage.outbox.append(Outbound(DEADLETTERS, 0, now, record.key or b"", value))
+        log.warning(
+            "dead letter",
+            topic=record.topic.name,
+            partition=record.partition,
+            offset=record.offset,
+            reason=reason(error, record.topic, record.key, self.pseudonyms),
+        )
+        self.stage.outbox.append(Outbound(DEADLETTERS, 0, int(clock.time() * 1000), key, value))
 
     async def _on_items(self, records: Sequence[ConsumerRecord]) -> None:
         for record in records:

@@ -7,7 +7,7 @@ APPLICATION = "state"  # also the name of the consumer group; Faust derives chan
 TABLES = ("users", "items", "served")  # written in the opposite order, see StateApp
 CHANGELOGS = tuple(
     Topic(
-        f"{APPLICATION}-{name}-changelog", Record, f"rows of the state table {name}", "original key", "compact",
+        f"{APPLICATION}-{name}-changelog", Record, f"rows of the state table {name}", "row key", "compact",
         max_bytes=4 * MIB,
     )
     for name in TABLES

@@ -11,6 +11,8 @@ import msgspec
 
 from models.item_signals import ItemRow, RowKey
 from models.join import GlobalState, join
+from models.pseudonyms import Pseudonyms
+from models.redaction import redact_attributes, redact_request
 from models.user_state import (
     Slate,
     UserState,
@@ -22,7 +24,7 @@ from models.user_state import (
 from schemas.codec import DecodeError, decode, decode_key, encode
 from schemas.domains import pack_for
 from schemas.errors import BadInputError
-from schemas.records import Context, Erasure, Feedback, Item, Recommendation, Request, Source
+from schemas.records import Context, Erasure, Feedback, Item, Recommendation, Request, Source, TrainingExample
 from schemas.topics import (
     RECOMMENDATIONS,
     REQUESTS_JOINED,
@@ -32,6 +34,7 @@ from schemas.topics import (
     Topic,
 )
 from streams.attribution import action_example, attribute, no_action_example
+from streams.privacy import for_training, without_id
 from streams.settings import StateSettings
 from streams.state.rows import Rows
 
@@ -91,9 +94,18 @@ class StateStage:
     """The rows and what events do to them. Calling a method again with the same record changes nothing."""
 
     def __init__(
-        self, settings: StateSettings, users: Rows[UserState], items: Rows[ItemRow], served: Rows[Served]
+        self,
+        settings: StateSettings,
+        users: Rows[UserState],
+        items: Rows[ItemRow],
+        served: Rows[Served],
+        pseudonyms: Pseudonyms,
+        *,
+        training_text: bool = True,
     ) -> None:
         self.settings = settings
+        self.pseudonyms = pseudonyms
+        self._training_text = training_text
         self.users, self.items, self.served = users, items, served
         self.tables: tuple[Rows[Any], ...] = (users, items, served)
         self.everybody = GlobalState()
@@ -164,6 +176,8 @@ class StateStage:
         self.check(record)
         _check_size(record, MAX_CONTEXT_BYTES)
         context = decode(Context, record.value)
+        if not self.pseudonyms.keep_raw:
+            context = msgspec.structs.replace(context, fields=redact_attributes(context.fields))
         user = self._user(record)
         if not already_applied(user, USERS_CONTEXT.name, record.offset):
             apply_context(user, record.time, context)
@@ -189,8 +203,9 @@ class StateStage:
             slate.acted = True
             served = self.served.get(_served_key(slate.source))
             if served is not None:
-                example = action_example(slate, how, feedback, record.time, bytes(served.joined), pack)
-                self._publish(RETRAINING, record.partition, record.time, record.key, encode(example))
+                named, joined = self._for_training(record.key or b"", slate, served)
+                example = action_example(named, how, feedback, record.time, joined, pack)
+                self._publish_example(record.partition, record.time, record.key or b"", example)
         previous = apply_feedback(user, record.time, feedback)
         if feedback.kind not in {"impression", "dismissal"}:
             self._count(record, feedback.item_id, pack.name, previous)
@@ -234,7 +249,9 @@ class StateStage:
         self._advance(record)
 
     def read_request(self, record: Inbound) -> Request:
-        """Return the request of a record.
+        """Return the request of a record, without what in its words may name people.
+
+        Redacted here, so that the model is trained on the very words that it is served with.
 
         Raises:
             ValueError: it is not one, or its domain is unknown.
@@ -244,7 +261,7 @@ class StateStage:
         _check_size(record, MAX_REQUEST_BYTES)
         request = decode(Request, record.value)
         pack_for(request.domain)
-        return request
+        return request if self.pseudonyms.keep_raw else redact_request(request)
 
     def join(self, record: Inbound, request: Request, received_at: int) -> Outbound:
         """Return the joined request: the same bytes again if it has been joined before."""
@@ -283,8 +300,15 @@ class StateStage:
         for key in signals.apply(record.partition, record.offset, record.time, domain, item_id, previous):
             self.items.put("/".join(map(str, key)).encode(), record.partition, signals.rows[key])
 
-    def _publish(self, topic: Topic, partition: int, time: int, key: bytes | None, value: bytes) -> None:
-        self.outbox.append(Outbound(topic, partition, time, key or b"", value))
+    def _for_training(self, user: bytes, slate: Slate, served: Served) -> tuple[Slate, bytes]:
+        """Return a list and its joined request without what names the user."""
+        request_id = without_id(slate.request_id, user, self.pseudonyms)
+        joined = for_training(bytes(served.joined), user, self.pseudonyms, text=self._training_text)
+        return msgspec.structs.replace(slate, request_id=request_id), joined
+
+    def _publish_example(self, partition: int, time: int, user: bytes, example: TrainingExample) -> None:
+        """Send an example to its user's partition, under the user's pseudonym."""
+        self.outbox.append(Outbound(RETRAINING, partition, time, self.pseudonyms.of(user), encode(example)))
 
     def _remind(self, partition: int, key: bytes, when: int) -> None:
         heapq.heappush(self._due[partition].idle, (when, key))
@@ -330,8 +354,9 @@ class StateStage:
         """Write the example of a list that got no action, and let go of its joined request."""
         served = self.served.get(_served_key(source))
         if served is not None and slate is not None and not slate.acted:
-            example = no_action_example(slate, bytes(served.joined))
-            self._publish(RETRAINING, source.partition, slate.time + self._window_ms, key, encode(example))
+            named, joined = self._for_training(key, slate, served)
+            example = no_action_example(named, joined)
+            self._publish_example(source.partition, slate.time + self._window_ms, key, example)
         self.served.delete(_served_key(source), source.partition)
 
 

@@ -29,7 +29,7 @@ def _with_config(**entries):
 def test_user_topics_share_the_partition_count_and_the_others_have_one_partition():
     counts = {topic.name: topic.partitions for topic in WANTED}
     for topic in TOPICS:
-        assert counts["p." + topic.name] == (4 if topic.key == "user id" else 1)
+        assert counts["p." + topic.name] == (4 if topic.key in {"user id", "pseudonym"} else 1)
 
 
 def test_an_empty_cluster_gets_every_topic():

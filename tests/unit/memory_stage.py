@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 
 from models.item_signals import ItemRow
+from models.pseudonyms import Pseudonyms
 from models.user_state import UserState
 from schemas.codec import decode, encode
 from schemas.records import Item, JoinedRequest, Recommendation, RecommendedItem, Record, TrainingExample
@@ -17,6 +18,7 @@ from streams.state.stage import Inbound, Outbound, Served, StateStage
 MINUTE = 60_000
 HOUR = 60 * MINUTE
 DAY = 24 * HOUR
+PSEUDONYMS = Pseudonyms((b"a key of tests only",))
 NOON = 1_767_268_800_000  # 2026-01-01 12:00 UTC
 
 
@@ -59,6 +61,7 @@ class MemoryStage:
             Rows(tables[0], UserState, UserState),
             Rows(tables[1], ItemRow, ItemRow),
             Rows(tables[2], Served, lambda: Served(0, b"", msgspec.Raw())),
+            PSEUDONYMS,
         )
         for item_id, item in self.catalogue:
             self.stage.put_item(item_id, item)
