@@ -10,6 +10,8 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+from pydantic import BaseModel, SecretStr
+
 from schemas.errors import ExplainedError
 from streams.settings import Settings
 
@@ -24,7 +26,7 @@ class Stage:
     def __init__(self, name: str, settings: Settings, log_file: Path, extra: Mapping[str, str] | None = None) -> None:
         self.name = name
         self.log_file = log_file
-        self._environment = {**os.environ, **_variables(settings), **(extra or {})}
+        self._environment = {**os.environ, **variables(settings), **(extra or {})}
         self._process: asyncio.subprocess.Process | None = None
         self.restarts = 0
 
@@ -117,19 +119,18 @@ class Stage:
         return "\n".join(log.splitlines()[-lines:])
 
 
-def _variables(settings: Settings) -> dict[str, str]:
+def variables(settings: Settings) -> dict[str, str]:
     """Return the settings as environment variables, so that a child sees exactly what its parent has."""
-    variables = {}
-    for name, value in settings.model_dump(mode="json").items():
-        section = value if isinstance(value, dict) else {"": value}
+    found = {}
+    for name, value in settings:
+        section = dict(value) if isinstance(value, BaseModel) else {"": value}
         for field, setting in section.items():
             key = f"TABLECAST_{name.upper()}" + (f"__{field.upper()}" if field else "")
-            if setting is not None:
-                variables[key] = str(setting).lower() if isinstance(setting, bool) else str(setting)
-    secret = settings.kafka.sasl_password
-    if secret is not None:
-        variables["TABLECAST_KAFKA__SASL_PASSWORD"] = secret.get_secret_value()
-    return variables
+            if isinstance(setting, SecretStr):
+                found[key] = setting.get_secret_value()
+            elif setting is not None:
+                found[key] = str(setting).lower() if isinstance(setting, bool) else str(setting)
+    return found
 
 
 def _die_with_parent() -> None:

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from streams.settings import Settings, SettingsError, load_settings
+from ops.stages import variables
+from streams.settings import KafkaSettings, PrivacySettings, Settings, SettingsError, load_settings
 
 
 @pytest.fixture(autouse=True)
@@ -77,3 +78,14 @@ def test_what_is_wrong_in_a_variable_is_named_too(monkeypatch, name, value, mess
     monkeypatch.setenv(name, value)
     with pytest.raises(SettingsError, match=message):
         load_settings()
+
+
+def test_a_child_process_gets_exactly_the_settings_of_its_parent_and_its_secrets(tmp_path, monkeypatch):
+    settings = Settings(
+        data_dir=tmp_path,
+        kafka=KafkaSettings(bootstrap="broker:1", keep_history=True, sasl_password="hunter2"),
+        privacy=PrivacySettings(key="a key of sixteen", training_text=False),
+    )
+    for name, value in variables(settings).items():
+        monkeypatch.setenv(name, value)
+    assert load_settings() == settings
