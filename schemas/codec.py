@@ -7,12 +7,20 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 
 from schemas.errors import BadInputError
-from schemas.records import Record
+from schemas.records import ModelAnnouncement, Record
 
 R = TypeVar("R", bound=Record)
 Fields = dict[str, Any]
 
-UPGRADES: dict[tuple[type[Record], int], Callable[[Fields], Fields]] = {}
+
+def _announcement_of_all_versions(old: Fields) -> Fields:
+    """Version 1 of a ModelAnnouncement told the role of a single version."""
+    return {"generation": 1, "versions": [{name: value for name, value in old.items() if name != "v"}]}
+
+
+UPGRADES: dict[tuple[type[Record], int], Callable[[Fields], Fields]] = {
+    (ModelAnnouncement, 1): _announcement_of_all_versions,
+}
 """For each (record type, old version) the function from the old version's map to the next version's."""
 
 MAX_BYTES = 4 * 1024 * 1024

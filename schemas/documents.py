@@ -36,10 +36,10 @@ ROLES: dict[str, dict[Literal["send", "receive"], tuple[str, ...]]] = {
     },
     "inference": {
         "receive": ("requests.joined", "catalog.items", "models"),
-        "send": ("recommendations", "deadletters"),
+        "send": ("recommendations", "models.shadow", "deadletters"),
     },
-    "trainer": {"receive": ("retraining", "catalog.items"), "send": ("models", "deadletters")},
-    "operator": {"receive": ("deadletters",)},
+    "trainer": {"receive": ("retraining", "catalog.items", "models"), "send": ("models", "deadletters")},
+    "operator": {"receive": ("deadletters", "models", "models.shadow"), "send": ("models",)},
 }  # fmt: skip
 """Who does what with which topic."""
 

@@ -16,10 +16,13 @@ from schemas.records import (
     JoinedRequest,
     Location,
     ModelAnnouncement,
+    ModelVersion,
     Recommendation,
     RecommendedItem,
     Record,
     Request,
+    ScoredItem,
+    ShadowComparison,
     Shown,
     Signals,
     Source,
@@ -199,14 +202,36 @@ EXAMPLES: dict[type[Record], Examples] = {
         ),
     ),
     ModelAnnouncement: Examples(
-        ModelAnnouncement(version="1", location="/models/1", sha256="0" * 64, role="champion"),
+        ModelAnnouncement(generation=1, versions=[]),
         ModelAnnouncement(
-            version="2",
-            location="/models/2",
-            sha256="0123456789abcdef" * 4,
-            role="canary",
-            share=0.05,
-            metrics={"acc@1": 0.31, "ndcg@10": 0.44},
+            generation=7,
+            versions=[
+                ModelVersion(
+                    version="89ab89ab89ab89ab",
+                    role="canary",
+                    sha256="0123456789abcdef" * 4,
+                    location="s3://bucket/models",
+                    share=0.05,
+                    metrics={"acc@1": 0.31, "ndcg@10": 0.44},
+                ),
+                ModelVersion(version="0123012301230123", role="champion", sha256="0" * 64),
+            ],
+            former=["4567456745674567"],
+            reason="canary to 5% of users",
+            figures={"click_rate": 0.12},
+        ),
+    ),
+    ShadowComparison: Examples(
+        ShadowComparison(
+            request_id="r1", domain="restaurant", model="tablecast@1", shadow="tablecast@2", answered=[], would_have=[]
+        ),
+        ShadowComparison(
+            request_id="r1",
+            domain="restaurant",
+            model="tablecast@1",
+            shadow="tablecast@2",
+            answered=[ScoredItem(item_id="a", score=1.5), ScoredItem(item_id="b", score=1.0)],
+            would_have=[ScoredItem(item_id="b", score=1.25)],
         ),
     ),
     DeadLetter: Examples(

@@ -253,15 +253,43 @@ class TrainingExample(Record, frozen=True):
     attribution: Literal["request_id", "last_touch", "none"] = "none"
 
 
-class ModelAnnouncement(Record, frozen=True):
-    """A model version and its role (``models``, key: model name)."""
+class ModelVersion(Part, frozen=True):
+    """One version of a model and what it does. A model has at most one champion, one canary and one shadow."""
 
     version: Id
-    location: str
-    sha256: Annotated[str, Meta(pattern="^[0-9a-f]{64}$", max_length=64)]
-    role: Literal["champion", "canary", "shadow", "retired"]
+    role: Literal["candidate", "champion", "canary", "shadow", "retired"]
+    sha256: Annotated[
+        str, Meta(pattern="^[0-9a-f]{64}$", max_length=64)
+    ]  # of its manifest, which has that of every file
+    location: Text = ""  # the store it was put into, for people: stages fetch from the store they are set to
     share: Fraction = 1.0  # of users, for a canary
-    metrics: dict[Label, float] = msgspec.field(default_factory=dict)
+    metrics: dict[Label, Number] = msgspec.field(default_factory=dict)
+
+
+class ModelAnnouncement(Record, frozen=True, tag=2):
+    """All roles of one model (``models``, key: model name); the record of the highest generation is what holds."""
+
+    generation: Annotated[int, Meta(ge=1)]  # one more with every change
+    versions: Annotated[list[ModelVersion], Meta(max_length=100)]  # changed last, first
+    former: Annotated[list[Id], Meta(max_length=100)] = msgspec.field(default_factory=list)  # champions, latest first
+    reason: Text = ""  # what was changed and why
+    figures: dict[Label, Number] = msgspec.field(default_factory=dict)  # that it was decided by
+
+
+class ScoredItem(Part, frozen=True):
+    item_id: Id
+    score: float
+
+
+class ShadowComparison(Record, frozen=True):
+    """What a shadow model would have answered beside what was (``models.shadow``, key: model name)."""
+
+    request_id: Id
+    domain: Id
+    model: Id  # name@version that answered
+    shadow: Id  # name@version that would have
+    answered: list[ScoredItem]
+    would_have: list[ScoredItem]
 
 
 class Erasure(Record, frozen=True):

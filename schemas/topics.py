@@ -15,6 +15,7 @@ from schemas.records import (
     Recommendation,
     Record,
     Request,
+    ShadowComparison,
     TrainingExample,
 )
 
@@ -85,6 +86,10 @@ RETRAINING = Topic(
 MODELS = Topic(
     "models", ModelAnnouncement, "model versions and their roles", "model name", "compact", fixed_partitions=1
 )
+MODELS_SHADOW = Topic(
+    "models.shadow", ShadowComparison, "what a shadow model would have answered", "model name", "delete", 7 * DAY_MS,
+    fixed_partitions=1,
+)  # fmt: skip
 DEADLETTERS = Topic(
     "deadletters", DeadLetter, "records that could not be processed", "pseudonym or original key", "delete",
     30 * DAY_MS, max_bytes=4 * MIB, fixed_partitions=1,
@@ -92,5 +97,5 @@ DEADLETTERS = Topic(
 
 TOPICS = (
     CATALOG_ITEMS, USERS_CONTEXT, USERS_REQUESTS, USERS_FEEDBACK, USERS_ERASURE,
-    REQUESTS_JOINED, RECOMMENDATIONS, RETRAINING, MODELS, DEADLETTERS,
+    REQUESTS_JOINED, RECOMMENDATIONS, RETRAINING, MODELS, MODELS_SHADOW, DEADLETTERS,
 )  # fmt: skip

@@ -166,10 +166,14 @@ def test_an_attribute_is_bounded(value):
 
 
 def test_a_checksum_with_a_line_break_after_it_is_none():
-    fields = {"version": "1", "location": "l", "role": "shadow", "sha256": "0" * 64}
-    decode(ModelAnnouncement, msgpack.packb(fields))
+    def announced(sha256):
+        return msgpack.packb(
+            {"v": 2, "generation": 1, "versions": [{"version": "1", "role": "shadow", "sha256": sha256}]}
+        )
+
+    decode(ModelAnnouncement, announced("0" * 64))
     with pytest.raises(DecodeError):
-        decode(ModelAnnouncement, msgpack.packb({**fields, "sha256": "0" * 64 + "\n"}))
+        decode(ModelAnnouncement, announced("0" * 64 + "\n"))
 
 
 def test_a_wrong_field_inside_an_inner_record_is_named_with_its_path():
