@@ -417,7 +417,10 @@ class InferenceApp:
                     self._committed[entry.partition] = entry.joined.source.offset
                 answered = self._committed.get(entry.partition, -1)
                 offsets[partition] = OffsetAndMetadata(entry.offset + 1, str(answered))
-            await asyncio.gather(*sent, self._producer.send_offsets_to_transaction(offsets, self._group))
+            # One after the other: a broker that is adding the group to the transaction refuses the records, and the
+            # client would try again 100 ms later.
+            await asyncio.gather(*sent)
+            await self._producer.send_offsets_to_transaction(offsets, self._group)
 
 
 class _Handover(ConsumerRebalanceListener):  # type: ignore[misc]
