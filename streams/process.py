@@ -19,14 +19,14 @@ SWITCH_SECONDS = 0.0005
 
 
 def notify_ready() -> None:
-    """Send READY=1 to ``NOTIFY_SOCKET``, as systemd has it; without that variable nothing is sent.
+    """Send READY=1 to ``NOTIFY_SOCKET``, as systemd has it, the first time; without that variable nothing is sent.
 
     What has been loaded by then stays: the garbage collector is told not to look at it again, which took it 100 ms.
     """
     gc.collect()
     gc.freeze()
-    address = os.environ.get("NOTIFY_SOCKET")
-    if not address:
+    address = os.environ.pop("NOTIFY_SOCKET", None)  # whoever listens stops with the first message
+    if address is None:
         return
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
         channel.connect("\0" + address[1:] if address.startswith("@") else address)

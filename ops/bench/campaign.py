@@ -138,7 +138,7 @@ async def campaign_on(
     async for record in committed_records(deployment, DEADLETTERS, starts[DEADLETTERS]):
         ledger.dead_letter(record.value)
     faults = ledger.faults(
-        may_shed=deployment.settings.inference.budget_ms is not None, may_repeat_dead_letters="state" in kill
+        may_shed=deployment.settings.inference.budget_ms is not None, may_repeat_dead_letters=bool(kill)
     )
     for name, stage in deployment.stages.items():
         killed = sum(entry.stage == name for entry in kills)

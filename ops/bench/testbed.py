@@ -85,12 +85,8 @@ class Testbed:
         """Return how many records of each input partition the state stage has not committed, where there are any."""
         ends = await self.ends(STATE_INPUTS)
         committed = await committed_offsets(self.admin, self.settings.kafka.prefix + APPLICATION)
-        recommendations = full_name(self.settings.kafka, RECOMMENDATIONS)
-        # A partition written in transactions ends with a marker that no consumer is given.
         lags = {
-            partition: end
-            - (partition.topic == recommendations)
-            - (committed[partition].offset if partition in committed else 0)
+            partition: end - (committed[partition].offset if partition in committed else 0)
             for partition, end in ends.items()
         }
         return {partition: lag for partition, lag in lags.items() if lag > 0}

@@ -1,13 +1,13 @@
 """The inference stage on Kafka.
 
 Four steps overlap, each batch going through them in order: read and tokenise, encode (ONNX Runtime, which releases the
-interpreter, two batches at a time), rank (one thread, which alone touches the catalogue), publish. A batch's
-recommendations, the offsets of its joined requests and the highest source offset answered in each partition are
-committed in one Kafka transaction; the last travels in the metadata of the offset commit, and a request that was joined
-twice after a crash of the state stage is recognised by it.
+interpreter, two batches at a time), rank (one thread, which alone touches the catalogue), publish. A recommendation is
+itself the proof that its request has been answered (``answered.py``). Offsets are committed behind it, now and then:
+they only shorten what a restarted process reads again.
 """
 
 import asyncio
+import contextlib
 import time as clock
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +17,7 @@ import numpy as np
 import structlog
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRebalanceListener, ConsumerRecord, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.structs import OffsetAndMetadata
+from aiokafka.errors import KafkaError
 from numpy.typing import NDArray
 
 from models.base_model import cache_folder
@@ -32,6 +32,7 @@ from schemas.records import Item, JoinedRequest, Recommendation, Timings
 from schemas.topics import CATALOG_ITEMS, DEADLETTERS, MIB, RECOMMENDATIONS, REQUESTS_JOINED, Topic
 from streams.deadletters import dead_letter, reason
 from streams.follower import Follower
+from streams.inference.answered import Wakefulness, last_answered
 from streams.inference.batcher import Batcher, Waiting
 from streams.kafka import client_options, committed_offsets, full_name, pause_after
 from streams.privacy import load_pseudonyms
@@ -44,6 +45,8 @@ GROUP = "inference"
 ITEMS_PER_STEP = 16
 TEXTS_PER_STEP = 8  # a long item has up to 20
 BATCHES_ENCODED_AT_ONCE = 2  # a core that is done with its half of one batch goes on with the next
+COMMIT_SECONDS = 0.2
+STOOD_STILL_SECONDS = 5.0  # the group waits 10 s for a heartbeat, and the last one may be 2 s old
 QUEUE_BATCHES = 4  # batches that may wait in memory; the rest waits in Kafka
 
 
@@ -69,8 +72,7 @@ class InferenceApp:
         )
         self._producer = AIOKafkaProducer(
             **options,
-            transactional_id=f"{self._group}-{settings.instance}",
-            transaction_timeout_ms=30_000,
+            enable_idempotence=True,  # in order and without gaps or repeats, whatever has to be sent again
             max_request_size=4 * MIB,
             max_batch_size=256 * 1024,
         )
@@ -88,12 +90,16 @@ class InferenceApp:
         self._item_thread = ThreadPoolExecutor(1, thread_name_prefix="items")  # reads and writes the cache
         self._rank_thread = ThreadPoolExecutor(1, thread_name_prefix="rank")
         self._accepted: dict[int, int] = {}  # partition -> highest source offset taken on
-        self._committed: dict[int, int] = {}  # partition -> highest source offset answered
-        self._items_reported: dict[int, int] = {}  # catalogue partition -> next offset whose fault is not reported yet
-        self._item_faults: list[tuple[TopicPartition, int, bytes, bytes]] = []
-        self._in_flight = 0  # requests read and not yet committed
+        self._next: dict[TopicPartition, int] = {}  # offset to go on from after a restart
+        self._to_commit = False
+        self._wakefulness = Wakefulness(STOOD_STILL_SECONDS)
+        self._items_reported = 0  # next offset of the catalogue whose fault is not reported yet
+        self._item_faults: list[tuple[bytes, bytes]] = []
+        self._in_flight = 0  # requests read and not yet answered
         self._idle = asyncio.Condition()
         self._generation = 0
+        self._assigned = asyncio.Event()
+        self._lost: asyncio.Future[None]  # ends with what a rebalance failed with
         self._seconds_per_token = 0.0  # moving average, to tell beforehand who would be late
         self._last_encoded = 0.0
 
@@ -101,9 +107,10 @@ class InferenceApp:
         """Run until ``stop`` is set or a part of the stage fails.
 
         Raises:
-            Exception: whatever ended the stage; an open transaction is aborted by the next process of this instance.
+            Exception: whatever ended the stage.
 
         """
+        self._lost = asyncio.get_running_loop().create_future()
         await self._admin.start()
         await self._producer.start()
         await self._read_item_reports()
@@ -119,9 +126,11 @@ class InferenceApp:
                 ("encode", self._encode()),
                 ("rank", self._rank()),
                 ("publish", self._publish()),
+                ("commit", self._commit_regularly()),
             )
         ]
-        everything = [*tasks, self._follower.task, asyncio.create_task(stop.wait())]
+        stopped = asyncio.create_task(stop.wait())
+        everything: list[asyncio.Future[Any]] = [*tasks, self._follower.task, self._lost, stopped]
         try:
             finished, _ = await asyncio.wait(everything, return_when=asyncio.FIRST_COMPLETED)
             for task in finished:
@@ -131,6 +140,8 @@ class InferenceApp:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             await self._follower.stop()
+            with contextlib.suppress(KafkaError):  # without it the next process reads a little more again
+                await self._commit()
             await self._consumer.stop()
             await self._producer.stop()
             await self._admin.close()
@@ -187,19 +198,19 @@ class InferenceApp:
         return faults
 
     async def _read_item_reports(self) -> None:
-        """Find out up to which catalogue offset faults have been reported: it is committed with the dead letters."""
+        """Find out up to which catalogue offset faults have been reported: it is committed with the offsets."""
         committed = await committed_offsets(self._admin, self._group)
-        name = full_name(self.kafka, CATALOG_ITEMS)
-        self._items_reported = {tp.partition: entry.offset for tp, entry in committed.items() if tp.topic == name}
+        self._items_reported = max((int(entry.metadata) for entry in committed.values() if entry.metadata), default=0)
 
     def _report_item(self, record: ConsumerRecord, error: Exception) -> None:
-        if record.offset < self._items_reported.get(record.partition, 0):
+        if record.offset < self._items_reported:
             return
-        self._items_reported[record.partition] = record.offset + 1
-        key, value = self._bury(
-            CATALOG_ITEMS, record.partition, record.offset, record.timestamp, record.key, record.value, error
+        self._items_reported = record.offset + 1
+        self._item_faults.append(
+            self._bury(
+                CATALOG_ITEMS, record.partition, record.offset, record.timestamp, record.key, record.value, error
+            )
         )
-        self._item_faults.append((TopicPartition(record.topic, record.partition), record.offset + 1, key, value))
 
     # -- the four steps ----------------------------------------------------------------------------------------------
 
@@ -208,6 +219,7 @@ class InferenceApp:
         while True:
             batches = await self._consumer.getmany(timeout_ms=200, max_records=limit)
             generation = self._generation
+            await self._assigned.wait()  # records may come before it is known how far they have been answered
             for records in batches.values():
                 if generation != self._generation:
                     break  # handed over while waiting for room; whoever has the partitions now reads them again
@@ -388,39 +400,43 @@ class InferenceApp:
             while not self._ranked.empty():
                 more, more_values = self._ranked.get_nowait()
                 batch, values = batch + more, values + more_values
-            await self._commit(batch, values)
+            await self._send(batch, values)
             async with self._idle:
                 self._in_flight -= len(batch)
                 self._idle.notify_all()
 
-    async def _commit(self, batch: list[Waiting], values: list[bytes | None]) -> None:
-        offsets: dict[TopicPartition, OffsetAndMetadata] = {}
+    async def _send(self, batch: list[Waiting], values: list[bytes | None]) -> None:
+        """Publish a batch in order and return when the broker has it."""
+        self._wakefulness.check()
         faults, self._item_faults = self._item_faults, []
-        async with self._producer.transaction():
-            sent = [
-                await self._producer.send(
-                    full_name(self.kafka, DEADLETTERS if entry.dead_letter else RECOMMENDATIONS),
-                    value,
-                    entry.key,
-                    partition=0 if entry.dead_letter else entry.partition,
-                    timestamp_ms=None if entry.dead_letter else entry.time,
-                )
-                for entry, value in zip(batch, values, strict=True)
-                if value is not None
-            ]
-            for partition, offset, key, value in faults:
-                sent.append(await self._producer.send(full_name(self.kafka, DEADLETTERS), value, key, partition=0))
-                offsets[partition] = OffsetAndMetadata(offset, "")
-            for entry in batch:
-                partition = TopicPartition(self._topic, entry.partition)
-                if entry.joined is not None:
-                    self._committed[entry.partition] = entry.joined.source.offset
-                answered = self._committed.get(entry.partition, -1)
-                offsets[partition] = OffsetAndMetadata(entry.offset + 1, str(answered))
-            # One after the other: a broker that is adding the group to the transaction refuses the records, and the
-            # client would try again 100 ms later.
-            await asyncio.gather(*sent)
-            await self._producer.send_offsets_to_transaction(offsets, self._group)
+        sent = [
+            await self._producer.send(
+                full_name(self.kafka, DEADLETTERS if entry.dead_letter else RECOMMENDATIONS),
+                value,
+                entry.key,
+                partition=0 if entry.dead_letter else entry.partition,
+                timestamp_ms=None if entry.dead_letter else entry.time,
+            )
+            for entry, value in zip(batch, values, strict=True)
+            if value is not None
+        ]
+        for key, value in faults:
+            sent.append(await self._producer.send(full_name(self.kafka, DEADLETTERS), value, key, partition=0))
+        await asyncio.gather(*sent)
+        self._next |= {TopicPartition(self._topic, entry.partition): entry.offset + 1 for entry in batch}
+        self._to_commit = True
+
+    async def _commit_regularly(self) -> None:
+        while True:
+            self._wakefulness.check()
+            await self._commit()
+            await asyncio.sleep(COMMIT_SECONDS)
+
+    async def _commit(self) -> None:
+        if self._to_commit and self._next:
+            self._to_commit = False
+            reported = str(self._items_reported)
+            await self._consumer.commit({partition: (offset, reported) for partition, offset in self._next.items()})
 
 
 class _Handover(ConsumerRebalanceListener):  # type: ignore[misc]
@@ -432,10 +448,13 @@ class _Handover(ConsumerRebalanceListener):  # type: ignore[misc]
     async def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
         app = self._app
         app._generation += 1  # noqa: SLF001 - the listener is a part of the stage
+        app._assigned.clear()  # noqa: SLF001
         async with app._idle:  # noqa: SLF001
             await app._idle.wait_for(lambda: app._in_flight == 0)  # noqa: SLF001
+        await app._commit()  # noqa: SLF001
         for partition in revoked:
             app._accepted.pop(partition.partition, None)  # noqa: SLF001
+            app._next.pop(partition, None)  # noqa: SLF001
 
     async def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
         app = self._app
@@ -443,9 +462,13 @@ class _Handover(ConsumerRebalanceListener):  # type: ignore[misc]
         notify_ready()
         if not partitions:
             return
-        committed = await committed_offsets(app._admin, app._group, partitions)  # noqa: SLF001
-        for partition, entry in committed.items():
-            if entry.metadata:
-                answered = int(entry.metadata)
-                app._accepted[partition.partition] = app._committed[partition.partition] = answered  # noqa: SLF001
+        try:
+            answered = await last_answered(app.kafka, [partition.partition for partition in partitions])
+            committed = await committed_offsets(app._admin, app._group, partitions)  # noqa: SLF001
+        except Exception as error:  # aiokafka would log it and go on, and the stage would answer nothing
+            app._lost.set_exception(error)  # noqa: SLF001
+            return
+        app._accepted.update(answered)  # noqa: SLF001
+        app._next.update({partition: entry.offset for partition, entry in committed.items()})  # noqa: SLF001
+        app._assigned.set()  # noqa: SLF001
         log.info("partitions assigned", partitions=sorted(partition.partition for partition in partitions))
