@@ -4,9 +4,10 @@ import sys
 
 import typer
 
-from ops.bench.campaign_command import campaign, catalogue, race
+from ops.bench.campaign_command import campaign, catalogue, dead_letters, race
 from ops.bench_command import app as bench_app
 from ops.cluster import connected
+from ops.dead_letters.command import app as deadletters_app
 from ops.errors import explained
 from ops.evaluate_command import evaluate
 from ops.import_command import HELP as IMPORT_HELP
@@ -24,8 +25,10 @@ app = typer.Typer(
 )
 app.add_typer(topics_app, name="topics")
 app.add_typer(bench_app, name="bench")
+app.add_typer(deadletters_app, name="deadletters")
 for command in (campaign, race, catalogue):
     bench_app.command()(command)
+bench_app.command("deadletters")(dead_letters)
 app.command("import", help=IMPORT_HELP)(import_dataset)
 app.command()(up)
 app.command()(request)

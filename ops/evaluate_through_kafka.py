@@ -8,10 +8,7 @@ stage's grace waits for what was posted first.
 
 import asyncio
 import contextlib
-import tempfile
-import uuid
 from collections.abc import Callable
-from pathlib import Path
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
@@ -19,16 +16,14 @@ from models import dataset
 from models.dataset import Dataset
 from models.evaluation import catalogue_item, posted_feedback, posted_request, timeline
 from models.metrics import summarise
-from ops.cluster import connected_or_started
+from ops.isolated import isolated
 from ops.stages import Stage
 from schemas.codec import decode, encode
 from schemas.domains import DomainPack
 from schemas.records import Recommendation
-from schemas.topics import CATALOG_ITEMS, MIB, RECOMMENDATIONS, TOPICS, USERS_FEEDBACK, USERS_REQUESTS
+from schemas.topics import CATALOG_ITEMS, MIB, RECOMMENDATIONS, USERS_FEEDBACK, USERS_REQUESTS
 from streams.kafka import client_options, full_name
 from streams.settings import Settings
-from streams.state.changelogs import CHANGELOGS
-from streams.topic_admin import apply_topics, delete_topics
 
 ANSWER_SECONDS = 900.0  # the first answer waits until the whole history before it has been applied
 EVENTS_IN_FLIGHT = 500
@@ -44,16 +39,13 @@ async def evaluate_through_kafka(
 
     """
     async with contextlib.AsyncExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tablecast-evaluate-")))
-        settings = _own_settings(connected_or_started(settings, stack), folder)
-        await apply_topics(settings.kafka, extra=CHANGELOGS)
-        stack.push_async_callback(delete_topics, settings.kafka, (*TOPICS, *CHANGELOGS))
+        settings = _full_answers(await stack.enter_async_context(isolated(settings, "evaluate")))
         options = client_options(settings.kafka)
         producer = AIOKafkaProducer(**options, enable_idempotence=True, max_request_size=4 * MIB)
         await producer.start()
         stack.push_async_callback(producer.stop)
         await _post_items(producer, settings, data, pack)
-        stages = [Stage(name, settings, folder / f"{name}.log") for name in ("state", "inference")]
+        stages = [Stage(name, settings, settings.data_dir / f"{name}.log") for name in ("state", "inference")]
         for stage in stages:
             stack.push_async_callback(stage.stop)
         await asyncio.gather(*(stage.start(timeout=1800) for stage in stages))
@@ -119,11 +111,8 @@ async def _post_items(producer: AIOKafkaProducer, settings: Settings, data: Data
     await asyncio.gather(*sent)
 
 
-def _own_settings(settings: Settings, folder: Path) -> Settings:
-    """Return settings under which nothing is shared with a running system and every answer is a full one."""
-    kafka = settings.kafka.model_copy(
-        update={"prefix": f"{settings.kafka.prefix}evaluate-{uuid.uuid4().hex[:8]}.", "keep_history": True}
-    )
+def _full_answers(settings: Settings) -> Settings:
+    """Return settings under which every answer is a full one and sees all that was posted before it."""
     inference = settings.inference.model_copy(update={"budget_ms": None})
     state = settings.state.model_copy(update={"grace_ms": 1000 * int(ANSWER_SECONDS), "idle_days": 100_000})
-    return settings.model_copy(update={"kafka": kafka, "inference": inference, "state": state, "data_dir": folder})
+    return settings.model_copy(update={"inference": inference, "state": state})

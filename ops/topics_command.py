@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from ops.dead_letters.letters import DECISIONS
 from schemas.topics import TOPICS
 from streams.kafka import full_name
 from streams.settings import Settings, SettingsError, load_settings
@@ -35,7 +36,9 @@ def apply_command(
     """
     settings = _settings()
     try:
-        todo = asyncio.run(apply_topics(settings.kafka, extra=CHANGELOGS, dry_run=dry_run, allow_changes=allow_changes))
+        todo = asyncio.run(
+            apply_topics(settings.kafka, extra=(*CHANGELOGS, DECISIONS), dry_run=dry_run, allow_changes=allow_changes)
+        )
     except TopicsError as error:
         _fail(str(error))
     if as_json:

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.live import Live
 
 from ops.cluster import broker_folder, with_bootstrap
+from ops.dead_letters.letters import DECISIONS
 from ops.errors import explained
 from ops.live_view import LiveView
 from ops.simulator.events import catalogue
@@ -71,7 +72,7 @@ async def _run(
     settings: Settings, kind: str, world: World | None, rate: float, duration: float | None, console: Console
 ) -> None:
     started = time.monotonic()
-    await apply_topics(settings.kafka, extra=CHANGELOGS)
+    await apply_topics(settings.kafka, extra=(*CHANGELOGS, DECISIONS))
     logs = settings.data_dir / "logs"
     stages = [Stage(name, settings, logs / f"{name}.log") for name in ("state", "inference")]
     view = LiveView(kind, stages)

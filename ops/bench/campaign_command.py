@@ -1,4 +1,4 @@
-"""``tablecast bench campaign | race | catalogue``: the promises of the running system, put to the test."""
+"""``tablecast bench campaign | race | catalogue | deadletters``: what the running system promises, put to the test."""
 
 import asyncio
 import contextlib
@@ -99,6 +99,24 @@ def catalogue(
 
     with _watched("items", items) as progress:
         report = asyncio.run(run_catalogue(load_settings(), items, progress=progress))
+    _print(asdict(report), report.faults, as_json=as_json)
+
+
+def dead_letters(
+    *,
+    letters: Annotated[int, typer.Option(min=7, help="Poisonous requests of all kinds.")] = 1_000,
+    as_json: AsJson = False,
+) -> None:
+    """Have requests dead-lettered, count the reasons, correct and retry them twice over, and count the answers.
+
+    Exit code 1 when a reason was counted wrong, or a corrected request was not answered exactly once.
+
+    Example: tablecast bench deadletters --letters 1000
+    """
+    from ops.bench.dead_letters import run_dead_letters
+
+    with _watched("retried", letters) as progress:
+        report = asyncio.run(run_dead_letters(load_settings(), letters, progress))
     _print(asdict(report), report.faults, as_json=as_json)
 
 

@@ -6,24 +6,19 @@ nor written, and nothing of it is left afterwards, however the run ends.
 
 import asyncio
 import contextlib
-import tempfile
-import uuid
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
 
-from ops.cluster import connected_or_started
+from ops.isolated import isolated
 from ops.simulator.events import Event
 from ops.simulator.publish import post_all
 from ops.stages import Stage
 from schemas.errors import ExplainedError
-from schemas.topics import MIB, TOPICS, Topic
+from schemas.topics import MIB, Topic
 from streams.kafka import client_options, full_name
 from streams.settings import Settings
-from streams.state.changelogs import CHANGELOGS
-from streams.topic_admin import apply_topics, delete_topics
 
 NO_PROGRESS_SECONDS = 60.0
 STAGES = ("state", "inference")
@@ -85,10 +80,7 @@ async def deployed(
 
     """
     async with contextlib.AsyncExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tablecast-bench-")))
-        settings = _own_settings(connected_or_started(settings, stack), folder)
-        await apply_topics(settings.kafka, extra=CHANGELOGS)
-        stack.push_async_callback(delete_topics, settings.kafka, (*TOPICS, *CHANGELOGS))
+        settings = await stack.enter_async_context(isolated(settings, "bench"))
         await post_all(settings, items)
         producer = AIOKafkaProducer(
             **client_options(settings.kafka),
@@ -98,7 +90,7 @@ async def deployed(
         )
         await producer.start()
         stack.push_async_callback(producer.stop)
-        processes = {name: Stage(name, settings, folder / f"{name}.log") for name in stages}
+        processes = {name: Stage(name, settings, settings.data_dir / f"{name}.log") for name in stages}
         for stage in processes.values():
             stack.push_async_callback(stage.stop)
         await asyncio.gather(*(stage.start(timeout=1800) for stage in processes.values()))
@@ -163,9 +155,3 @@ async def committed_records(
             for records in (await consumer.getmany(timeout_ms=200)).values():
                 for record in records:
                     yield record
-
-
-def _own_settings(settings: Settings, folder: Path) -> Settings:
-    prefix = f"{settings.kafka.prefix}bench-{uuid.uuid4().hex[:8]}."
-    kafka = settings.kafka.model_copy(update={"prefix": prefix, "keep_history": True})
-    return settings.model_copy(update={"kafka": kafka, "data_dir": folder})

@@ -2,9 +2,7 @@
 
 import asyncio
 import contextlib
-import tempfile
 import time
-import uuid
 from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +12,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 
 from ops.bench.workload import Answer, Workload
-from ops.cluster import connected_or_started
+from ops.isolated import isolated
 from ops.simulator.events import Event, catalogue
 from ops.simulator.poison import Posting
 from ops.simulator.publish import post_all
@@ -25,7 +23,6 @@ from schemas.topics import (
     MIB,
     RECOMMENDATIONS,
     REQUESTS_JOINED,
-    TOPICS,
     USERS_CONTEXT,
     USERS_FEEDBACK,
     USERS_REQUESTS,
@@ -34,8 +31,7 @@ from schemas.topics import (
 from streams.inference.app import GROUP as INFERENCE_GROUP
 from streams.kafka import client_options, committed_offsets, full_name
 from streams.settings import Settings
-from streams.state.changelogs import APPLICATION, CHANGELOGS
-from streams.topic_admin import apply_topics, delete_topics
+from streams.state.changelogs import APPLICATION
 
 STATE_INPUTS = (USERS_CONTEXT, USERS_REQUESTS, USERS_FEEDBACK, RECOMMENDATIONS)
 POLL_SECONDS = 0.05
@@ -173,21 +169,14 @@ async def testbed(settings: Settings, world: World) -> AsyncIterator[Testbed]:
     Starts the embedded broker if none is configured or running. The stages have not read anything yet.
     """
     async with contextlib.AsyncExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tablecast-bench-")))
-        settings = connected_or_started(settings, stack)
-        kafka = settings.kafka.model_copy(
-            update={"prefix": f"{settings.kafka.prefix}bench-{uuid.uuid4().hex[:8]}.", "keep_history": True}
-        )
-        settings = settings.model_copy(update={"kafka": kafka, "data_dir": folder})
-        await apply_topics(kafka, extra=CHANGELOGS)
-        stack.push_async_callback(delete_topics, kafka, (*TOPICS, *CHANGELOGS))
-        admin = AIOKafkaAdminClient(**client_options(kafka))
+        settings = await stack.enter_async_context(isolated(settings, "bench"))
+        admin = AIOKafkaAdminClient(**client_options(settings.kafka))
         await admin.start()
         stack.push_async_callback(admin.close)
-        consumer = AIOKafkaConsumer(**client_options(kafka), isolation_level="read_committed")
+        consumer = AIOKafkaConsumer(**client_options(settings.kafka), isolation_level="read_committed")
         await consumer.start()
         stack.push_async_callback(consumer.stop)
-        bed = Testbed(settings, world, Workload(world), folder, admin, consumer)
+        bed = Testbed(settings, world, Workload(world), settings.data_dir, admin, consumer)
         await bed.post(catalogue(world, time.time_ns() // 1_000_000))
         await bed.post(bed.workload.past())
         yield bed

@@ -12,6 +12,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from typer.testing import CliRunner
 
+from ops.dead_letters.letters import DECISIONS
 from ops.topics_command import app
 from schemas.topics import TOPICS, USERS_CONTEXT, Topic
 from streams.settings import KafkaSettings
@@ -185,7 +186,7 @@ async def test_no_cluster_at_all_says_how_to_name_one():
 def test_the_commands_create_list_and_report(command, kafka):
     planned = json.loads(command("apply", "--dry-run", "--json").stdout)
     assert [change["topic"] for change in planned["changes"]] == _names(kafka) + [
-        kafka.prefix + changelog.name for changelog in CHANGELOGS
+        kafka.prefix + topic.name for topic in (*CHANGELOGS, DECISIONS)
     ]
     before = json.loads(command("list", "--json").stdout)
     assert {row["existing_partitions"] for row in before} == {None}

@@ -1,0 +1,1 @@
+"""What becomes of records that no stage could process."""

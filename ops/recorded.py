@@ -1,0 +1,74 @@
+"""Reading what lies on topics now: bounded ranges of their logs, without a consumer group and in constant memory."""
+
+import contextlib
+from collections.abc import AsyncIterator, Mapping
+from typing import NamedTuple
+
+from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
+
+from schemas.errors import BadInputError
+from schemas.topics import MIB
+from streams.kafka import client_options
+from streams.settings import KafkaSettings
+from streams.topic_admin import existing_topics
+
+
+class Range(NamedTuple):
+    """Offsets of one partition: from ``start`` up to and without ``end``."""
+
+    start: int
+    end: int
+
+
+Ranges = Mapping[TopicPartition, Range]
+
+
+@contextlib.asynccontextmanager
+async def log_reader(kafka: KafkaSettings) -> AsyncIterator[AIOKafkaConsumer]:
+    """Yield a consumer of committed records that belongs to no group and is assigned to nothing."""
+    consumer = AIOKafkaConsumer(
+        **client_options(kafka), isolation_level="read_committed", max_partition_fetch_bytes=4 * MIB
+    )
+    await consumer.start()
+    try:
+        yield consumer
+    finally:
+        await consumer.stop()
+
+
+async def partitions_of(kafka: KafkaSettings, *names: str) -> list[TopicPartition]:
+    """Return the partitions of topics by their names on the cluster, in order.
+
+    Raises:
+        BadInputError: one of them is not there.
+
+    """
+    found = await existing_topics(kafka, names)
+    for name in names:
+        if name not in found:
+            raise BadInputError(f"topic {name} does not exist on {kafka.bootstrap}: run `tablecast topics apply`")
+    return [TopicPartition(name, number) for name in names for number in range(found[name].partitions)]
+
+
+async def whole(reader: AIOKafkaConsumer, partitions: list[TopicPartition]) -> dict[TopicPartition, Range]:
+    """Return what each partition holds now."""
+    starts, ends = await reader.beginning_offsets(partitions), await reader.end_offsets(partitions)
+    return {partition: Range(starts[partition], ends[partition]) for partition in partitions}
+
+
+async def records(reader: AIOKafkaConsumer, ranges: Ranges) -> AsyncIterator[ConsumerRecord]:
+    """Yield the records in these ranges: each partition's in order, partitions as they come."""
+    todo = {partition for partition, (start, end) in ranges.items() if start < end}
+    reader.assign(list(todo))
+    for partition in todo:
+        reader.seek(partition, ranges[partition].start)
+    while todo:
+        batches = await reader.getmany(timeout_ms=200)
+        for partition, batch in batches.items():
+            for record in batch:
+                if record.offset < ranges[partition].end:
+                    yield record
+        # Where the log has gaps (compacted records, transaction markers) only the position tells how far it was read.
+        done = {partition for partition in todo if await reader.position(partition) >= ranges[partition].end}
+        reader.pause(*done)
+        todo -= done
