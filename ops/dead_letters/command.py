@@ -21,6 +21,7 @@ from streams.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from ops.dead_letters.letters import Letter, Selection
+    from ops.dead_letters.originals import Payload
     from ops.dead_letters.retry import Outcome
 
 app = typer.Typer(help="Records that could not be processed: look, count, retry, discard.", no_args_is_help=True)
@@ -130,13 +131,18 @@ def show(
 
     with explained():
         settings = _settings()
-        letter = asyncio.run(_one(settings, name))
+        letter, payload = asyncio.run(_one(settings, name))
         record, topic = letter.record, topic_named(name.split("/")[0])
-        now = None if topic is None else fault(settings, topic, record.key, record.value, record.event_time)
-    values, end = structure(record.value or b"")
+        key, value = payload or (record.key, record.value)
+        now = "the record has left its topic"
+        if topic is not None and payload is not None:
+            now = fault(settings, topic, key, value, record.event_time) or ""
+    values, end = structure(value or b"")
     decoded = [printable(value) for value in values]
     if as_json:
-        typer.echo(json.dumps({**as_line(letter), "decoded": decoded, "fault_now": now}, ensure_ascii=False))
+        typer.echo(
+            json.dumps({**as_line(letter, payload), "decoded": decoded, "fault_now": now or None}, ensure_ascii=False)
+        )
         return
     console = Console()
     table = Table("", "", show_header=False)
@@ -147,19 +153,19 @@ def show(
         "now": f"still faulty: {now}" if now else "nothing is wrong that can be seen from here: retry it",
         "first seen": f"{shown(record.first_seen)} UTC",
         "event time": f"{shown(record.event_time)} UTC",
-        "key": "none" if record.key is None else repr(record.key.decode(errors="backslashreplace")),
-        "value": "none" if record.value is None else f"{len(record.value):,} bytes",
+        "key": "none" if key is None else repr(key.decode(errors="backslashreplace")),
+        "value": "none" if value is None else f"{len(value):,} bytes",
         "decision": "none yet" if letter.decision is None else _decision(letter),
     }
     for title, text in rows.items():
         table.add_row(title, text)
     console.print(table)
-    for value in decoded:
-        console.print_json(json.dumps(value, ensure_ascii=False))
-    if record.value is not None:
-        if end < len(record.value):
+    for each in decoded:
+        console.print_json(json.dumps(each, ensure_ascii=False))
+    if value is not None:
+        if end < len(value):
             console.print(f"from byte {end} on it is not msgpack, or more than {len(values)} values")
-        console.print(hex_dump(record.value), markup=False, highlight=False)
+        console.print(hex_dump(value), markup=False, highlight=False)
 
 
 @app.command()
@@ -241,13 +247,16 @@ def export(
     """
     from ops.dead_letters.exchange import as_line
     from ops.dead_letters.letters import letters
+    from ops.dead_letters.originals import Originals
 
     async def write(settings: Settings, selection: "Selection") -> int:
         number = 0
         with contextlib.nullcontext(sys.stdout) if str(file) == "-" else file.open("x", encoding="utf-8") as out:
-            async for letter in letters(settings.kafka, selection):
-                out.write(json.dumps(as_line(letter), ensure_ascii=False) + "\n")
-                number += 1
+            async with Originals(settings.kafka) as originals:
+                async for letter in letters(settings.kafka, selection):
+                    line = as_line(letter, await originals.payload(letter))
+                    out.write(json.dumps(line, ensure_ascii=False) + "\n")
+                    number += 1
         return number
 
     with explained():
@@ -261,11 +270,13 @@ def export(
     typer.echo(f"{number} dead letters", err=True)
 
 
-async def _one(settings: Settings, name: str) -> "Letter":
+async def _one(settings: Settings, name: str) -> "tuple[Letter, Payload | None]":
     from ops.dead_letters.letters import Selection, letters
+    from ops.dead_letters.originals import Originals
 
-    async for letter in letters(settings.kafka, Selection(names={name}, decided=True)):
-        return letter
+    async with Originals(settings.kafka) as originals:
+        async for letter in letters(settings.kafka, Selection(names={name}, decided=True)):
+            return letter, await originals.payload(letter)
     raise BadInputError(f"there is no dead letter {name}: `tablecast deadletters list --decided` has them all")
 
 

@@ -11,6 +11,7 @@ import msgspec
 
 from ops.dead_letters.anatomy import base64_text, editable, topic_named
 from ops.dead_letters.letters import Letter
+from ops.dead_letters.originals import Payload
 from ops.dead_letters.retry import RETRIED_TOPICS, Original
 from schemas.errors import BadInputError
 from schemas.records import Source
@@ -19,9 +20,13 @@ from streams.kafka import partition_of
 from streams.settings import KafkaSettings
 
 
-def as_line(letter: Letter) -> dict[str, Any]:
-    """Return a letter as a JSON object. ``value`` is the map to correct, ``value_base64`` the bytes themselves."""
+def as_line(letter: Letter, payload: Payload | None) -> dict[str, Any]:
+    """Return a letter as a JSON object. ``value`` is the map to correct, ``value_base64`` the bytes themselves.
+
+    Without ``payload``, when the record has left its topic, there is what the letter holds.
+    """
     record = letter.record
+    key, value = payload or Payload(record.key, record.value)
     return {
         "name": letter.name,
         "stage": record.stage,
@@ -29,9 +34,9 @@ def as_line(letter: Letter) -> dict[str, Any]:
         "reason": record.reason,
         "first_seen": record.first_seen,
         "event_time": record.event_time,
-        "key": None if record.key is None else record.key.decode(errors="replace"),
-        "value": editable(record.value),
-        "value_base64": base64_text(record.value),
+        "key": None if key is None else key.decode(errors="replace"),
+        "value": editable(value),
+        "value_base64": base64_text(value),
         "decision": None if letter.decision is None else letter.decision.what,
     }
 

@@ -23,7 +23,7 @@ from streams.kafka import full_name
 from streams.settings import KafkaSettings
 
 DECISIONS = Topic(
-    "deadletters-decisions", Record, "what was decided about dead letters", "original key", "delete",
+    "deadletters-decisions", Record, "what was decided about dead letters", "row key", "delete",
     retention_ms=2 * DEADLETTERS.retention_ms,  # a decision must outlive its letter
     fixed_partitions=1,
 )  # fmt: skip

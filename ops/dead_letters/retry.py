@@ -13,11 +13,12 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Self
 
 import msgspec
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
+from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.errors import ProducerFenced
 
 from ops.dead_letters.anatomy import fault, topic_named
 from ops.dead_letters.letters import DECISIONS, Decision, Letter, Selection, letters, name_of
+from ops.dead_letters.originals import Originals
 from ops.recorded import Range, log_reader, partitions_of, records, whole
 from schemas.codec import DecodeError, decode, encode
 from schemas.errors import ExplainedError
@@ -34,7 +35,6 @@ from schemas.topics import (
     USERS_REQUESTS,
     Topic,
 )
-from streams.deadletters import MAX_VALUE_BYTES
 from streams.kafka import client_options, full_name
 from streams.settings import KafkaSettings, Settings
 
@@ -44,7 +44,6 @@ if TYPE_CHECKING:
 RETRIED_TOPICS = (USERS_REQUESTS, USERS_CONTEXT, USERS_FEEDBACK, USERS_ERASURE, CATALOG_ITEMS, MODELS)
 AT_ONCE = 100  # letters in a transaction
 AT_ONCE_BYTES = 16 * MIB
-FETCH_SECONDS = 10.0
 
 
 class FencedError(ExplainedError):
@@ -108,14 +107,14 @@ async def retry(
 
     """
     kafka, corrections, outcome = settings.kafka, corrections or {}, Outcome()
-    async with _Decider(kafka, dry_run=dry_run) as decider, _Originals(kafka) as originals:
+    async with _Decider(kafka, dry_run=dry_run) as decider, Originals(kafka) as originals:
         # Twice over the letters: what has been answered or replaced meanwhile is looked up for all of them at once.
         wanted: dict[str, _Identity] = {}
         async for letter in letters(kafka, _with_named(selection)):
             if letter.decision is not None:
                 outcome.left[letter.name] = f"already {letter.decision.what}"
                 continue
-            original = corrections.get(letter.name) or await originals.of(letter)
+            original = corrections.get(letter.name) or await _original(originals, letter)
             if isinstance(original, str):
                 outcome.left[letter.name] = original
             elif reason := fault(settings, original.topic, original.key, original.value, original.time):
@@ -126,7 +125,7 @@ async def retry(
         outcome.left |= await _replaced(kafka, wanted)
         todo = wanted.keys() - outcome.left.keys()
         async for letter in letters(kafka, Selection(names=todo)):
-            original = corrections.get(letter.name) or await originals.of(letter)
+            original = corrections.get(letter.name) or await _original(originals, letter)
             assert not isinstance(original, str)
             if not dry_run:
                 await decider.add(letter.name, original)
@@ -212,64 +211,27 @@ async def _replaced(kafka: KafkaSettings, wanted: Mapping[str, _Identity]) -> di
     return found
 
 
-class _Originals:
-    """Fetches the records that letters are about."""
-
-    def __init__(self, kafka: KafkaSettings) -> None:
-        self._kafka = kafka
-        self._partitions: dict[str, int] = {}
-        # One batch is what a fetch returns at least: all that is wanted.
-        self._reader = AIOKafkaConsumer(
-            **client_options(kafka), isolation_level="read_committed", max_partition_fetch_bytes=1
-        )
-
-    async def __aenter__(self) -> Self:
-        await self._reader.start()
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self._reader.stop()
-
-    async def of(self, letter: Letter) -> Original | str:
-        """Return the record to post for a letter, or why there is none."""
-        record = letter.record
-        topic = topic_named(letter.name.split("/")[0])
-        if topic is None:
-            return f"its topic {record.topic} is none of this system"
-        fetched = await self._fetch(record.topic, record.partition, record.offset)
-        if fetched is not None:
-            key, value, event_time = fetched.key, fetched.value, fetched.timestamp
-        elif record.value is not None and len(record.value) >= MAX_VALUE_BYTES:
-            return "the letter holds its beginning only, and the record has left its topic"
-        else:
-            key, value, event_time = record.key, record.value, record.event_time
-        if topic is REQUESTS_JOINED:
-            return self._request(key, value, event_time)
-        if topic not in RETRIED_TOPICS:
-            return f"a stage wrote it: nothing on {topic.name} is retried"
-        source = Source(partition=record.partition, offset=record.offset) if topic is USERS_REQUESTS else None
-        return Original(topic, record.partition, key, value, event_time, source)
-
-    def _request(self, key: bytes | None, value: bytes | None, event_time: int) -> Original | str:
-        """Return the request in a joined one: that is retried, as the inference stage answers no old offset twice."""
+async def _original(originals: Originals, letter: Letter) -> Original | str:
+    """Return the record to post for a letter, or why there is none."""
+    record = letter.record
+    topic = topic_named(letter.name.split("/")[0])
+    if topic is None:
+        return f"its topic {record.topic} is none of this system"
+    if topic not in (*RETRIED_TOPICS, REQUESTS_JOINED):
+        return f"a stage wrote it: nothing on {topic.name} is retried"
+    payload = await originals.payload(letter)
+    if payload is None:
+        return "the record has left its topic"
+    if topic is REQUESTS_JOINED:
+        # Its request is retried: the inference stage answers no joined request below the highest one answered.
         try:
-            joined = decode(JoinedRequest, value)
+            joined = decode(JoinedRequest, payload.value)
         except DecodeError as error:
             return f"still faulty: {error}"
         request = encode(joined.request)
-        return Original(USERS_REQUESTS, joined.source.partition, key, request, event_time, joined.source)
-
-    async def _fetch(self, topic: str, partition: int, offset: int) -> ConsumerRecord | None:
-        """Return a record, or None if its topic no longer has it."""
-        place = TopicPartition(topic, partition)
-        starts, ends = await self._reader.beginning_offsets([place]), await self._reader.end_offsets([place])
-        if not starts[place] <= offset < ends[place]:
-            return None
-        self._reader.assign([place])
-        self._reader.seek(place, offset)
-        async with asyncio.timeout(FETCH_SECONDS):
-            record = await self._reader.getone()
-        return record if record.offset == offset else None
+        return Original(USERS_REQUESTS, joined.source.partition, payload.key, request, record.event_time, joined.source)
+    source = Source(partition=record.partition, offset=record.offset) if topic is USERS_REQUESTS else None
+    return Original(topic, record.partition, payload.key, payload.value, record.event_time, source)
 
 
 class _Decider:

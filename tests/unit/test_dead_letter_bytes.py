@@ -9,6 +9,7 @@ import pytest
 from ops.dead_letters.anatomy import editable, fault, hex_dump, printable, structure
 from ops.dead_letters.exchange import as_line, corrections
 from ops.dead_letters.letters import Decision, Letter, Selection, kind_of_reason
+from ops.dead_letters.originals import Payload
 from schemas.codec import encode
 from schemas.errors import BadInputError
 from schemas.records import DeadLetter, Request
@@ -18,13 +19,14 @@ from streams.settings import KafkaSettings, Settings
 KAFKA = KafkaSettings(partitions=4)
 GOOD = encode(Request(request_id="r", domain="restaurant", text="粤菜"))
 FAULTY = msgspec.msgpack.encode({"request_id": "r", "text": "粤菜", "k": 3})
+PAYLOAD = Payload(b"user", FAULTY)
 
 
-def letter(value=FAULTY, *, key=b"user", decision=None, offset=17):
+def letter(*, decision=None, offset=17):
     record = DeadLetter(
         topic="users.requests", partition=0, offset=offset, stage="state", error="DecodeError",
         reason="not a valid Request: Object missing required field `domain`", event_time=1_000, first_seen=2_000,
-        key=key, value=value,
+        payload="withheld",
     )  # fmt: skip
     return Letter(f"users.requests/0/{offset}", record, decision)
 
@@ -82,7 +84,7 @@ def test_a_time_in_the_future_is_still_a_fault():
 
 
 def test_an_exported_and_corrected_letter_is_posted_as_the_same_record_with_what_was_corrected(tmp_path):
-    line = as_line(letter())
+    line = as_line(letter(), PAYLOAD)
     line["value"]["domain"] = "restaurant"
     file = tmp_path / "letters.jsonl"
     file.write_text(json.dumps(line) + "\n", encoding="utf-8")
@@ -93,7 +95,7 @@ def test_an_exported_and_corrected_letter_is_posted_as_the_same_record_with_what
 
 def test_bytes_that_json_can_not_hold_survive_export(tmp_path):
     file = tmp_path / "letters.jsonl"
-    file.write_text(json.dumps(as_line(letter(b"\xc1\x00"))), encoding="utf-8")
+    file.write_text(json.dumps(as_line(letter(), Payload(b"user", b"\xc1\x00"))), encoding="utf-8")
     assert corrections(KAFKA, file)["users.requests/0/17"].value == b"\xc1\x00"
 
 
@@ -109,7 +111,7 @@ def test_a_line_that_is_no_letter_is_refused_by_its_number(tmp_path, line):
 
 def test_what_a_stage_wrote_can_not_be_corrected(tmp_path):
     file = tmp_path / "letters.jsonl"
-    file.write_text(json.dumps({**as_line(letter()), "name": "recommendations/0/1"}), encoding="utf-8")
+    file.write_text(json.dumps({**as_line(letter(), PAYLOAD), "name": "recommendations/0/1"}), encoding="utf-8")
     with pytest.raises(BadInputError, match="recommendations"):
         corrections(KAFKA, file)
 
