@@ -33,11 +33,24 @@ def notify_ready() -> None:
         channel.send(b"READY=1")
 
 
+def end_in_time() -> None:
+    """Exit with code 1 after ``CLOSING_SECONDS`` if the process has not ended by then; stages call it when they close.
+
+    Clients of a broker that has gone, or of a group that has gone on without them, can neither flush nor be cancelled.
+    What was not committed is read again.
+    """
+    timer = threading.Timer(CLOSING_SECONDS, _give_up)
+    timer.daemon = True
+    timer.start()
+
+
+def _give_up() -> None:
+    log.warning("ended while a client still waited for the broker; what was not committed is read again")
+    os._exit(1)
+
+
 def run_until_signalled(stage: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> None:
     """Run a stage that ends when the event it is given is set; SIGTERM and SIGINT set it.
-
-    Clients of a broker that has gone can neither flush nor be cancelled. After ``CLOSING_SECONDS`` the process exits
-    with code 1 all the same: what was not committed is read again.
 
     Raises:
         Exception: whatever ended the stage.
@@ -52,13 +65,7 @@ def run_until_signalled(stage: Callable[[asyncio.Event], Coroutine[Any, Any, Non
 
     def end(stop: asyncio.Event) -> None:
         stop.set()
-        timer = threading.Timer(CLOSING_SECONDS, give_up)
-        timer.daemon = True
-        timer.start()
-
-    def give_up() -> None:
-        log.warning("ended while the broker does not answer; what was not committed is read again")
-        os._exit(1)
+        end_in_time()
 
     # The interpreter changes threads after this time: 5 ms by default, which a request would wait several times over.
     sys.setswitchinterval(SWITCH_SECONDS)

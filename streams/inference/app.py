@@ -36,7 +36,7 @@ from streams.inference.answered import Wakefulness, last_answered
 from streams.inference.batcher import Batcher, Waiting
 from streams.kafka import client_options, committed_offsets, full_name, pause_after
 from streams.privacy import load_pseudonyms
-from streams.process import notify_ready
+from streams.process import end_in_time, notify_ready
 from streams.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -136,6 +136,7 @@ class InferenceApp:
             for task in finished:
                 task.result()
         finally:
+            end_in_time()
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)

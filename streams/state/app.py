@@ -45,7 +45,7 @@ from streams.deadletters import dead_letter, reason
 from streams.follower import Follower
 from streams.kafka import client_options, committed_offsets, full_name, pause_after
 from streams.privacy import load_pseudonyms
-from streams.process import notify_ready
+from streams.process import end_in_time, notify_ready
 from streams.settings import Settings
 from streams.state.barrier import Barrier, Waitlist
 from streams.state.changelogs import APPLICATION, CHANGELOGS, ITEM_ROWS, TABLES
@@ -156,6 +156,7 @@ class StateApp:
             for task in finished:
                 task.result()
         finally:
+            end_in_time()
             for task in tasks[:5]:
                 task.cancel()
             await asyncio.gather(*tasks[:5], return_exceptions=True)
@@ -199,7 +200,8 @@ class StateApp:
                     read = batches.get(partition)
                     position = await self._reader.position(partition)
                     self.barrier.read(partition, read[-1].offset if read else None, position)
-            await pause_after(batches, MAX_READ)
+            if not self.barrier.awaited:  # else a request waits for what this loop has not read yet
+                await pause_after(batches, MAX_READ)
 
     def _applying(self, topic: Topic, handler: Handler) -> Callable[[ConsumerRecord], None]:
         def apply(read: ConsumerRecord) -> None:

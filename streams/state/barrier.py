@@ -25,6 +25,7 @@ class Barrier:
         self._applied: dict[TopicPartition, int] = {}
         self._read: dict[TopicPartition, tuple[int, int]] = {}  # past the last record read, next offset to fetch
         self._progress = asyncio.Event()
+        self.awaited = 0  # how many wait
 
     def applied(self, partition: TopicPartition, offset: int) -> None:
         """Note that a record has been applied (or dead-lettered)."""
@@ -51,17 +52,18 @@ class Barrier:
 
     async def wait(self, ends: Mapping[TopicPartition, int], grace: float) -> bool:
         """Wait until everything below ``ends`` has been applied, at most ``grace`` seconds; tell whether it has."""
-        deadline = asyncio.get_running_loop().time() + grace
-        while self._behind(ends):
-            self._progress.clear()
-            remaining = deadline - asyncio.get_running_loop().time()
-            if remaining <= 0:
-                return False
-            try:
-                await asyncio.wait_for(self._progress.wait(), remaining)
-            except TimeoutError:
-                return False
-        return True
+        self.awaited += 1
+        try:
+            async with asyncio.timeout(grace):
+                while self._behind(ends):
+                    self._progress.clear()
+                    await self._progress.wait()
+        except TimeoutError:
+            return False
+        else:
+            return True
+        finally:
+            self.awaited -= 1
 
     def _behind(self, ends: Mapping[TopicPartition, int]) -> bool:
         return any(self.position(partition) < end for partition, end in ends.items())
