@@ -2,6 +2,7 @@
 
 import asyncio
 import ssl
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,7 +18,8 @@ from streams.settings import KafkaSettings
 
 _partitioner = DefaultPartitioner()
 COORDINATOR_ATTEMPTS = 100  # 30 seconds
-READ_PAUSE_SECONDS = 0.01
+REST_PER_WORK = 3.0  # reading and what follows take a quarter of a core, until there is more to do than that
+LONGEST_REST_SECONDS = 0.01
 
 
 def client_options(kafka: KafkaSettings) -> dict[str, Any]:
@@ -49,14 +51,22 @@ def client_options(kafka: KafkaSettings) -> dict[str, Any]:
     return options
 
 
-async def pause_after(batches: Mapping[TopicPartition, Sequence[ConsumerRecord]], limit: int) -> None:
-    """Wait a moment after a read, unless it brought all it could.
+class Pace:
+    """Lets a reading loop rest between reads, in proportion to the work since the last rest.
 
     Under load a consumer that reads again at once fetches nearly every record alone, which costs it and the broker more
-    than the record itself. The first record after a silence never waits.
+    than the record itself; a fixed rest would be the longest part of an answer's way when there is little to do.
     """
-    if 0 < sum(map(len, batches.values())) < limit:
-        await asyncio.sleep(READ_PAUSE_SECONDS)
+
+    def __init__(self) -> None:
+        self._rested = time.thread_time()
+
+    async def rest_after(self, batches: Mapping[TopicPartition, Sequence[ConsumerRecord]], limit: int) -> None:
+        """Rest, unless the read brought nothing, or all it could."""
+        if 0 < sum(map(len, batches.values())) < limit:
+            worked = time.thread_time() - self._rested
+            await asyncio.sleep(min(REST_PER_WORK * worked, LONGEST_REST_SECONDS))
+        self._rested = time.thread_time()
 
 
 def full_name(kafka: KafkaSettings, topic: Topic) -> str:

@@ -34,7 +34,7 @@ from streams.deadletters import dead_letter, reason
 from streams.follower import Follower
 from streams.inference.answered import Wakefulness, last_answered
 from streams.inference.batcher import Batcher, Waiting
-from streams.kafka import client_options, committed_offsets, full_name, pause_after
+from streams.kafka import Pace, client_options, committed_offsets, full_name
 from streams.privacy import load_pseudonyms
 from streams.process import end_in_time, notify_ready
 from streams.settings import Settings
@@ -216,7 +216,7 @@ class InferenceApp:
     # -- the four steps ----------------------------------------------------------------------------------------------
 
     async def _read(self) -> None:
-        limit = self.settings.inference.max_batch_requests
+        pace, limit = Pace(), self.settings.inference.max_batch_requests
         while True:
             batches = await self._consumer.getmany(timeout_ms=200, max_records=limit)
             generation = self._generation
@@ -228,7 +228,7 @@ class InferenceApp:
                 self._tokenize(waiting)
                 self._in_flight += len(waiting)
                 await self._waiting.put(waiting)
-            await pause_after(batches, limit)
+            await pace.rest_after(batches, limit)
 
     def _tokenize(self, entries: list[Waiting]) -> None:
         texts = [(entry, text) for entry in entries if entry.joined and (text := request_text(entry.joined))]

@@ -43,7 +43,7 @@ from schemas.topics import (
 )
 from streams.deadletters import dead_letter, reason
 from streams.follower import Follower
-from streams.kafka import client_options, committed_offsets, full_name, pause_after
+from streams.kafka import Pace, client_options, committed_offsets, full_name
 from streams.privacy import load_pseudonyms
 from streams.process import end_in_time, notify_ready
 from streams.settings import Settings
@@ -185,6 +185,7 @@ class StateApp:
         self.faust.agent(channel, name=topic.name)(agent)
 
     async def _read_inputs(self) -> None:
+        pace = Pace()
         while True:
             await self._assigned.wait()
             generation = self._generation
@@ -201,7 +202,7 @@ class StateApp:
                     position = await self._reader.position(partition)
                     self.barrier.read(partition, read[-1].offset if read else None, position)
             if not self.barrier.awaited:  # else a request waits for what this loop has not read yet
-                await pause_after(batches, MAX_READ)
+                await pace.rest_after(batches, MAX_READ)
 
     def _applying(self, topic: Topic, handler: Handler) -> Callable[[ConsumerRecord], None]:
         def apply(read: ConsumerRecord) -> None:
