@@ -36,7 +36,7 @@ def chunks(text: str) -> list[str]:
         return [text]
     parts = [""] * number
     before = 0
-    for sentence in _sentences(text):
+    for sentence in sentences(text):
         size = _size(sentence)
         # Cut by the middle of a sentence, all chunks get about the same size, the last one too.
         parts[min((before + size // 2) * number // total, number - 1)] += sentence
@@ -51,11 +51,11 @@ def _size(text: str) -> int:
     return len(text) + (_WIDE_SIZE - 1) * len(_WIDE.findall(text))
 
 
-def _sentences(text: str) -> list[str]:
+def sentences(text: str) -> list[str]:
     """Return the sentences with what separates them; joined they are the text. None is longer than a chunk."""
     ends = [match.end() for match in _SENTENCE_END.finditer(text)]
-    sentences: list[str] = []
+    found: list[str] = []
     for start, end in zip([0, *ends], [*ends, len(text)], strict=True):
         sentence = text[start:end]
-        sentences += [sentence] if _size(sentence) <= CHUNK_SIZE else _PIECES.findall(sentence)
-    return sentences
+        found += [sentence] if _size(sentence) <= CHUNK_SIZE else _PIECES.findall(sentence)
+    return found

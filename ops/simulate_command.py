@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import msgspec
@@ -15,6 +16,7 @@ from rich.live import Live
 from rich.table import Table
 
 from ops.errors import explained
+from ops.progress import progress_bar
 
 if TYPE_CHECKING:
     from ops.simulator.events import Event
@@ -36,6 +38,10 @@ def simulate(
         bool,
         typer.Option("--print", help="Print the records as JSON lines instead of posting them; needs no broker."),
     ] = False,
+    dataset: Annotated[
+        Path | None, typer.Option(help="Write the city's life into a new neutral dataset directory instead.")
+    ] = None,
+    days: Annotated[int, typer.Option(min=3, max=3650, help="Of life in the dataset.")] = 42,
     as_json: Annotated[bool, typer.Option("--json", help="Print the final figures as JSON.")] = False,
 ) -> None:
     """Simulate a city: people ask for restaurants, see what is recommended and act on it.
@@ -46,6 +52,8 @@ def simulate(
     Example: tablecast simulate --rate 20 --duration 60 --json
 
     Example: tablecast simulate --print --duration 10 | grep users.requests
+
+    Example: tablecast simulate --dataset data/city --days 42
     """
     from ops.simulator.events import catalogue, events
     from ops.simulator.publish import Statistics, run_simulation
@@ -53,6 +61,9 @@ def simulate(
     from streams.logs import configure_logs
     from streams.settings import load_settings
 
+    if dataset is not None:
+        _write(dataset, seed, users, restaurants, days, as_json=as_json)
+        return
     if print_only:
         world = build_world(seed, users=users, restaurants=restaurants)
         until_ms = None if duration is None else PRINTED_START_MS + int(duration * 1000)
@@ -78,6 +89,25 @@ def simulate(
         typer.echo(json.dumps(statistics.summary()))
     else:
         Console().print(_figures(statistics))
+
+
+def _write(directory: Path, seed: int, users: int, restaurants: int, days: int, *, as_json: bool) -> None:
+    from models.dataset import check_new
+    from ops.simulator.dataset import write_city
+    from ops.simulator.world import build_world
+
+    with explained(), progress_bar() as bar:
+        check_new(directory)
+        task = bar.add_task("days", total=days)
+        world = build_world(seed, users=users, restaurants=restaurants)
+        meta = write_city(
+            directory, world, PRINTED_START_MS, days, lambda done, of: bar.update(task, completed=done, total=of)
+        )
+    if as_json:
+        typer.echo(json.dumps({"destination": str(directory), **msgspec.to_builtins(meta)}))
+    else:
+        counts = f"{meta.items:,} items, {meta.interactions:,} interactions, {meta.requests:,} requests"
+        Console().print(f"{directory}: {counts} ({meta.protocol})")
 
 
 def _print(events: Iterable["Event"]) -> None:

@@ -61,7 +61,8 @@ class TrainingData:
             )
         if not self.pairs:
             raise FineTuningError(
-                "fine-tuning: there is not a single pair; without requests make them from item texts by chunk_pairs"
+                "fine-tuning: there is not a single pair; without requests make them from item texts, as "
+                "models.training_data does"
             )
 
 
@@ -78,23 +79,6 @@ class Batch(NamedTuple):
 class _Item(NamedTuple):
     item_id: str
     text: str
-
-
-def chunk_pairs(chunks: Mapping[str, Sequence[str]], per_item: int, seed: int) -> list[Pair]:
-    """Return pairs for learning without requests: one chunk of an item's text as query, another one as the item.
-
-    ``chunks`` are those of each item; from each with two different ones or more, ``per_item`` pairs are drawn.
-    """
-    pairs = []
-    for number, (item_id, texts) in enumerate(chunks.items()):
-        different = list(dict.fromkeys(text for text in texts if text.strip()))
-        if len(different) < 2:
-            continue
-        generator = np.random.default_rng([seed, number])
-        for _ in range(per_item):
-            query, item = generator.choice(len(different), 2, replace=False)
-            pairs.append(Pair(different[query], item_id, different[item]))
-    return pairs
 
 
 def rows_by_step(pairs: int, per_step: int, steps: int, seed: int, done: int) -> Iterator[NDArray[np.int64]]:

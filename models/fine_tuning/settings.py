@@ -85,7 +85,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     max_tokens: int = 128  # longer texts are cut
 
     negatives: int = 32  # drawn from the catalogue for every forward pass, besides the pass's own items
-    temperature: float = 0.02  # cosines are divided by it
+    temperature: float = 0.05  # cosines are divided by it; ranking weighs them by the same number
     label_smoothing: float = 0.0
 
     # How likely a query is changed in each way, anew every time it is seen.

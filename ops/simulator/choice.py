@@ -4,6 +4,7 @@ README.md has the formulas. Everything here is a function of the world, the requ
 """
 
 import math
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -56,6 +57,13 @@ def utility(world: World, moment: Moment, rows: Rows | slice = ALL) -> Floats:
     value = value + 2.5 * people.habit[user] * familiar[rows]
     result: Floats = value - 5.0 * ~city.is_open[rows, slot_of(moment.time_ms)]
     return result
+
+
+def choose(world: World, moment: Moment, rng: random.Random) -> int:
+    """Return the row of the restaurant that the user goes to: with probability proportional to exp(utility)."""
+    value = utility(world, moment)
+    cumulative = np.cumsum(np.exp(value - value.max()))
+    return min(int(np.searchsorted(cumulative, rng.random() * cumulative[-1])), len(cumulative) - 1)
 
 
 def examination(position: int) -> float:

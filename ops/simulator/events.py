@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ops.simulator.chance import chance
-from ops.simulator.choice import utility
+from ops.simulator.choice import choose
 from ops.simulator.city import DOMAIN, TIME_ZONE, UTC_OFFSET_MS, attribute_row, location_at, slot_of
 from ops.simulator.speech import request_text
 from ops.simulator.vocabulary import ATTRIBUTES, CUISINES
@@ -153,8 +153,6 @@ def _visit(world: World, moment: Moment, rng: random.Random) -> Event:
         now_open = world.city.is_open[favourites, slot_of(moment.time_ms)]
         row = rng.choices(favourites.tolist(), (people.fondness[user] * np.where(now_open, 1.0, 0.01)).tolist())[0]
     else:
-        value = utility(world, moment)
-        cumulative = np.cumsum(np.exp(value - value.max()))
-        row = min(int(np.searchsorted(cumulative, rng.random() * cumulative[-1])), len(cumulative) - 1)
+        row = choose(world, moment, rng)
     feedback = Feedback(item_id=world.city.ids[row], domain=DOMAIN, kind="visit")
     return Event(moment.time_ms, USERS_FEEDBACK, people.ids[user], feedback)

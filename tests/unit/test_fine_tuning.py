@@ -19,7 +19,7 @@ from models.fine_tuning import adversarial, augmentation, checkpoints, tracking
 from models.fine_tuning.augmentation import Paraphrases, back_translate, exchange, hide_span, paraphrases_of, reorder
 from models.fine_tuning.loss import log_inclusion, sampled_softmax
 from models.fine_tuning.optimisation import learning_rate_factor, make_optimiser
-from models.fine_tuning.pairs import Dealer, Pair, Query, TrainingData, Validation, chunk_pairs, rows_by_step
+from models.fine_tuning.pairs import Dealer, Pair, Query, TrainingData, Validation, rows_by_step
 from models.fine_tuning.result import load_fine_tuned, read_manifest, weights_sha256
 from models.fine_tuning.settings import FineTuningError, Settings
 from models.fine_tuning.strategies import adapt
@@ -310,16 +310,6 @@ def test_every_pair_comes_once_an_epoch_in_an_order_of_its_own_also_after_a_resu
     assert [rows.tolist() for rows in rows_by_step(10, 4, 9, 0, 4)] == [rows.tolist() for rows in steps[4:]]
 
 
-def test_chunk_pairs_are_two_different_chunks_of_one_item():
-    chunks = {"a": ["one", "two", "three"], "b": ["alone"], "c": ["same", "same", " "], "d": ["x", "y"]}
-    pairs = chunk_pairs(chunks, 5, seed=1)
-    assert [pair.item_id for pair in pairs] == ["a"] * 5 + ["d"] * 5
-    assert all(
-        pair.query != pair.item_text and {pair.query, pair.item_text} <= set(chunks[pair.item_id]) for pair in pairs
-    )
-    assert pairs == chunk_pairs(chunks, 5, seed=1) != chunk_pairs(chunks, 5, seed=2)
-
-
 # Optimisation
 
 
@@ -572,7 +562,7 @@ def test_a_base_model_that_does_not_exist_is_named(tmp_path):
     ("pairs", "catalogue", "message"),
     [
         ([], {}, "0 pairs and 0 items .* give pairs of two items at least"),
-        ([], ITEMS, "not a single pair; .* chunk_pairs"),
+        ([], ITEMS, "not a single pair; .* item texts"),
         (PAIRS[:1], {}, "1 pairs and 0 items .* too little"),
     ],
 )
