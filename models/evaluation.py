@@ -23,7 +23,7 @@ from models.recommender import Recommender, request_text
 from models.user_state import UserState, already_applied, apply_feedback
 from schemas import records
 from schemas.domains import DomainPack
-from schemas.records import Context, Feedback, FeedbackKind, Item, JoinedRequest, Request, Source
+from schemas.records import Context, Feedback, FeedbackKind, Item, JoinedRequest, RecommendedItem, Request, Source
 from schemas.topics import USERS_FEEDBACK
 
 PartitionOf = Callable[[str], int]
@@ -176,15 +176,32 @@ def evaluate(
         ValueError: the split has no requests.
 
     """
-    fill_catalogue(recommender, data, pack, encoder, cache)
     ranked, relevant = [], []
-    for request, joined in joined_requests(data, pack, mode, split, partition_of):
-        text = request_text(joined)
-        vector = encoder.encode(encoder.tokenize([text], "query"))[0] if text else None
-        ranked.append([item.item_id for item in recommender.recommend([joined], [vector])[0]])
+    answers = ranked_requests(data, pack, mode, split, encoder, recommender, cache=cache, partition_of=partition_of)
+    for request, _, items in answers:
+        ranked.append([item.item_id for item in items])
         relevant.append(request.relevant)
         progress()
     return summarise(ranked, relevant)
+
+
+def ranked_requests(
+    data: Dataset,
+    pack: DomainPack,
+    mode: Mode,
+    split: str,
+    encoder: Encoder,
+    recommender: Recommender,
+    *,
+    cache: EmbeddingCache | None = None,
+    partition_of: PartitionOf = lambda _: 0,
+) -> Iterator[tuple[dataset.Request, JoinedRequest, list[RecommendedItem]]]:
+    """Yield the split's requests, each with the state it saw and the list it gets."""
+    fill_catalogue(recommender, data, pack, encoder, cache)
+    for request, joined in joined_requests(data, pack, mode, split, partition_of):
+        text = request_text(joined)
+        vector = encoder.encode(encoder.tokenize([text], "query"))[0] if text else None
+        yield request, joined, recommender.recommend([joined], [vector])[0]
 
 
 def _copy(state: UserState) -> UserState:

@@ -1,11 +1,12 @@
-"""What the language model learns from a data set: what was asked and chosen, or, where nobody asked, the items' texts.
+"""What the language model learns from a data set: what was asked and chosen or, where nobody asked, the items' texts.
 
 *Requests.* Each request of split=train, worded as the text encoder reads it when serving, means the text of what was
 chosen; of a long text, a chunk of it.
 
 *Texts.* Where there are fewer than ``FEWEST_REQUESTS``, a sentence of an item's text means another chunk of the same
-text, or, of a short text, what remains of it without the sentence (the inverse cloze task: Lee et al., "Latent Retrieval
-for Weakly Supervised Open Domain Question Answering", ACL 2019). No label is looked at, so that a data set whose requests are kept for measuring profits too.
+text, or, of a short text, what remains of it without the sentence (the inverse cloze task: Lee et al., "Latent
+Retrieval for Weakly Supervised Open Domain Question Answering", ACL 2019). No label is looked at, so that a data set
+whose requests are kept for measuring profits too.
 
 To know when to stop, the last tenth of the training requests, or a sentence of some items, is put aside. Splits valid
 and test are never looked at.
@@ -30,8 +31,8 @@ from schemas.records import Source
 
 FEWEST_REQUESTS = 200
 HELD_BACK = 0.1  # of the training requests, the last ones
-MOST_QUERIES = 300  # that are measured with on the way
-MOST_DISTRACTORS = 500  # items ranked for them besides the right ones
+MOST_QUERIES = 200  # that are measured with on the way
+MOST_DISTRACTORS = 200  # items ranked for them besides the right ones
 MOST_ANSWERS = 4  # of a request with many, drawn anew for each request
 SENTENCES_PER_ITEM = 16
 SENTENCE_SIZE = 15, 300  # characters; shorter ones say nothing, longer ones are not how people ask

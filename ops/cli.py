@@ -5,6 +5,7 @@ import sys
 import typer
 
 from ops.bench.campaign_command import campaign, catalogue, dead_letters, race
+from ops.bench.strategies_command import strategies
 from ops.bench_command import app as bench_app
 from ops.cluster import connected
 from ops.dead_letters.command import app as deadletters_app
@@ -15,7 +16,7 @@ from ops.import_command import import_dataset
 from ops.request_command import request
 from ops.simulate_command import simulate
 from ops.topics_command import app as topics_app
-from ops.train_command import train
+from ops.train_command import report, train
 from ops.up_command import up
 
 app = typer.Typer(
@@ -26,7 +27,7 @@ app = typer.Typer(
 app.add_typer(topics_app, name="topics")
 app.add_typer(bench_app, name="bench")
 app.add_typer(deadletters_app, name="deadletters")
-for command in (campaign, race, catalogue):
+for command in (campaign, race, catalogue, strategies):
     bench_app.command()(command)
 bench_app.command("deadletters")(dead_letters)
 app.command("import", help=IMPORT_HELP)(import_dataset)
@@ -35,6 +36,7 @@ app.command()(request)
 app.command()(simulate)
 app.command()(evaluate)
 app.command()(train)
+app.command()(report)
 
 
 @app.command()

@@ -11,11 +11,13 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 import typer
 from typer.testing import CliRunner
 
+from models.dataset import read_dataset
 from ops.simulate_command import simulate
 from ops.simulator.choice import (
     CLICK_OFFSET,
@@ -27,13 +29,15 @@ from ops.simulator.choice import (
     utility,
 )
 from ops.simulator.city import SLOT_MINUTES, slot_of
+from ops.simulator.dataset import write_city
 from ops.simulator.events import catalogue, events, history
 from ops.simulator.poison import FAR_FUTURE_MS, POISONS, poison, posting
 from ops.simulator.vocabulary import CUISINES
 from ops.simulator.world import build_world, moment_of, weather_at
 from schemas.codec import DecodeError, decode, decode_key, encode
 from schemas.domains import UnknownDomainError, pack_for
-from schemas.records import Request
+from schemas.errors import BadInputError
+from schemas.records import Context, Request
 from schemas.topics import USERS_CONTEXT, USERS_FEEDBACK, USERS_REQUESTS
 
 START_MS = 1_788_220_800_000  # Tuesday 2026-09-01, 08:00 in Shanghai
@@ -373,3 +377,62 @@ class TestCommand:
     @pytest.mark.parametrize("arguments", [("--rate", "0"), ("--users", "0"), ("--restaurants", "-1"), ("--seed", "x")])
     def test_refuses_nonsense_with_exit_code_2(self, run, arguments):
         assert run("--print", *arguments).exit_code == 2
+
+    def test_writes_a_dataset_of_the_days_it_was_asked_for(self, run, tmp_path):
+        result = run("--dataset", "city", "--days", "6", "--json")
+        assert result.exit_code == 0
+        assert json.loads(result.stdout)["items"] == 30
+        assert "nothing in it is real" in read_dataset(tmp_path / "city").meta.source
+        assert run("--dataset", "city").exit_code == 2  # not over what is there
+
+
+class TestDataset:
+    @pytest.fixture(scope="class")
+    @classmethod
+    def data(cls, world, tmp_path_factory):
+        folder = tmp_path_factory.mktemp("dataset") / "city"
+        write_city(folder, world, START_MS, 12)
+        return read_dataset(folder)
+
+    def test_has_the_same_bytes_for_the_same_seed(self, world, tmp_path):
+        for name in ("one", "two"):
+            write_city(tmp_path / name, world, START_MS, 3)
+        for path in (tmp_path / "one").iterdir():
+            assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
+
+    def test_is_split_by_time(self, data):
+        ends = {"train": 8, "valid": 10, "test": 12}
+        for records in (data.requests, data.interactions):
+            times = {split: [each.event_time for each in records if each.split == split] for split in ends}
+            assert max(times["train"]) <= min(times["valid"]) <= max(times["valid"]) <= min(times["test"])
+            assert all(max(times[split]) <= START_MS + days * DAY_MS + 1_000 for split, days in ends.items())
+
+    def test_its_requests_are_those_of_the_living_city(self, data, world):
+        rate = 0.1 * USERS / 86_400
+        posted = [event.record for event in events(world, START_MS, rate, until_ms=START_MS + 12 * DAY_MS)]
+        posted = [record for record in posted if isinstance(record, Request)]
+        assert [(each.request_id, each.text or "") for each in data.requests] == [
+            (each.request_id, each.text) for each in posted
+        ]
+        context = msgspec.convert(data.requests[0].context, Context)
+        assert context.location is not None
+        assert context.fields["daypart"] == moment_of(world, data.requests[0].request_id).daypart
+
+    def test_an_answer_is_where_the_user_goes_right_after(self, data):
+        events = {event.event_id: event for event in data.interactions}
+        for request in data.requests:
+            answer = events[request.label_event_id]
+            assert (answer.item_id,) == request.relevant
+            assert (answer.user_id, answer.session_id) == (request.user_id, request.session_id)
+            assert 0 < answer.event_time - request.event_time <= 1_000
+
+    def test_people_choose_by_utility(self, data, world):
+        ranks = []
+        for request in data.requests[:300]:
+            value = utility(world, moment_of(world, request.request_id))
+            ranks.append((value > value[world.city.rows[request.relevant[0]]]).sum())
+        assert np.mean(np.array(ranks) < 10) > 0.4  # of 400; by chance it would be 0.025
+
+    def test_two_days_cannot_be_split(self, world, tmp_path):
+        with pytest.raises(BadInputError, match="take 3 or more"):
+            write_city(tmp_path / "city", world, START_MS, 2)
