@@ -1,4 +1,4 @@
-"""What the language model learns from: the training requests worded as served, or the texts; never a label kept back."""
+"""What the language model learns from: training requests worded as served, or texts; never a label kept back."""
 
 import pytest
 
