@@ -5,6 +5,7 @@ import sys
 import typer
 
 from ops.bench.campaign_command import campaign, catalogue, dead_letters, race
+from ops.bench.statistics_command import canary, off_policy
 from ops.bench.strategies_command import strategies
 from ops.bench_command import app as bench_app
 from ops.cluster import connected
@@ -27,7 +28,7 @@ app = typer.Typer(
 app.add_typer(topics_app, name="topics")
 app.add_typer(bench_app, name="bench")
 app.add_typer(deadletters_app, name="deadletters")
-for command in (campaign, race, catalogue, strategies):
+for command in (campaign, race, catalogue, strategies, off_policy, canary):
     bench_app.command()(command)
 bench_app.command("deadletters")(dead_letters)
 app.command("import", help=IMPORT_HELP)(import_dataset)
