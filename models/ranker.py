@@ -68,7 +68,7 @@ class Ranker:
             RankerError: a file is missing or damaged, or was written for other features.
 
         """
-        library = _library()
+        library = ranking_library()
         try:
             written = msgspec.json.decode((folder / NAMES_FILE).read_bytes(), type=dict[str, list[str]])
             trees = library.Booster(model_file=folder / TREES)
@@ -99,7 +99,7 @@ def fit_trees(groups: Groups, *, rounds: int, leaves: int, learning_rate: float,
         RankerError: LightGBM can't be loaded.
 
     """
-    library = _library()
+    library = ranking_library()
     data = library.Dataset(
         groups.features, groups.relevant.astype(np.int32), group=groups.sizes, feature_name=list(NAMES)
     )
@@ -122,7 +122,7 @@ def fit_trees(groups: Groups, *, rounds: int, leaves: int, learning_rate: float,
     return trees
 
 
-def _library() -> Any:
+def ranking_library() -> Any:
     """Return LightGBM, loaded when it is needed: without a trained ranker nothing needs it."""
     try:
         import lightgbm

@@ -18,6 +18,7 @@ from ops.request_command import request
 from ops.simulate_command import simulate
 from ops.topics_command import app as topics_app
 from ops.train_command import report, train
+from ops.trainer_command import trainer
 from ops.up_command import up
 
 app = typer.Typer(
@@ -38,6 +39,7 @@ app.command()(simulate)
 app.command()(evaluate)
 app.command()(train)
 app.command()(report)
+app.command()(trainer)
 
 
 @app.command()

@@ -74,7 +74,8 @@ async def _run(
     started = time.monotonic()
     await apply_topics(settings.kafka, extra=(*CHANGELOGS, DECISIONS))
     logs = settings.data_dir / "logs"
-    stages = [Stage(name, settings, logs / f"{name}.log") for name in ("state", "inference")]
+    names = ("state", "inference", *(["trainer"] if settings.trainer.enabled else []))
+    stages = [Stage(name, settings, logs / f"{name}.log") for name in names]
     view = LiveView(kind, stages)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

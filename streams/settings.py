@@ -76,6 +76,16 @@ class PrivacySettings(_Section):
     keep_raw: bool = False  # no pseudonyms, no redaction, dead letters with their payload
 
 
+class TrainerSettings(_Section):
+    """The trainer stage."""
+
+    enabled: bool = False  # whether `tablecast up` runs it
+    examples: int = Field(default=5_000, ge=1)  # new ones that start a training
+    hours: float = Field(default=24.0, gt=0)  # of event time, after which fewer will do
+    replay: int = Field(default=10_000, ge=0)  # older lists that are learned from again, against forgetting
+    canary_share: float = Field(default=0.1, gt=0, le=1)  # of users, for a candidate that passes the gate
+
+
 class Settings(BaseSettings):
     """The one settings object."""
 
@@ -91,6 +101,8 @@ class Settings(BaseSettings):
     inference: InferenceSettings = InferenceSettings()
     models: ModelsSettings = ModelsSettings()
     privacy: PrivacySettings = PrivacySettings()
+
+    trainer: TrainerSettings = TrainerSettings()
 
     @property
     def model_store(self) -> str:
