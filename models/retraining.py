@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
 from models.artefact import (
     BASE,
@@ -30,14 +28,15 @@ from models.embedding_cache import EmbeddingCache
 from models.encoder import Encoder
 from models.export import default_encoder_folder, load_default_encoder
 from models.feedback_training import Correction, learn_correction
-from models.recommender import Recommender, Vectors, request_text
+from models.gate import ALL, Verdict
+from models.judging import judge
+from models.ranker import Ranker
+from models.recommender import Recommender, Vectors
 from models.shown_lists import ShownList
 from schemas.domains import pack_for
 from schemas.records import Item
 
 REPORT, RANKER = "report.json", "ranker"
-LEAST_JUDGED = 10  # lists
-DEPTH = 1000  # of the lists that are compared
 HELD_BACK = 0.2  # of the new lists, the newest: nothing is learned from them, the gate looks at them
 
 
@@ -54,8 +53,12 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     items: int
     catalogue_sha256: str
     seconds: float
-    metrics: dict[str, float]  # on the lists held back
-    refused: str = ""  # why the candidate is not to be served, if it is not
+    gate: Verdict
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """What the candidate and its champion reached on all lists held back, for the announcement."""
+        return next((check.figures for check in self.gate.checks if check.name == ALL), {})
 
 
 @dataclass(frozen=True)
@@ -134,7 +137,6 @@ def train(
     learned, held_back = hold_back(new)
     keys = {each.key for each in new}
     older = [each for each in replayed if each.key not in keys]
-    catalogue = champion.recommender.catalogue
     ranker = learn_correction(
         champion.recommender,
         [*older, *learned],
@@ -143,81 +145,46 @@ def train(
         base_trees=champion.base_trees,
         progress=progress,
     )
-    candidate = Recommender(champion.encoder.dim, "candidate", ranker=ranker)
-    candidate.catalogue = champion.recommender.catalogue
-    metrics, refused = judged(champion, candidate, held_back)
-    report = Report(
-        champion=champion.manifest.version,
-        base_trees=champion.base_trees,
-        trees=ranker.trees.num_trees(),
-        new=len(learned),
-        held_back=len(held_back),
-        replayed=len(older),
-        erased=erased,
-        items=len(catalogue),
-        catalogue_sha256=catalogue_sha256({name: catalogue.items[row] for name, row in catalogue.row_of.items()}),
-        seconds=round(time.monotonic() - started, 1),
-        metrics=metrics,
-        refused=refused,
-    )
     with written_at_once(folder) as draft:
         (draft / RANKER).mkdir()
         ranker.save(draft / RANKER)
+        verdict = judge(
+            champion.recommender,
+            _with_ranker(champion, Ranker.load(draft / RANKER)),
+            _with_ranker(champion, ranker),
+            champion.encoder,
+            [*older, *learned],
+            held_back,
+        )
+        catalogue = champion.recommender.catalogue
+        report = Report(
+            champion=champion.manifest.version,
+            base_trees=champion.base_trees,
+            trees=ranker.trees.num_trees(),
+            new=len(learned),
+            held_back=len(held_back),
+            replayed=len(older),
+            erased=erased,
+            items=len(catalogue),
+            catalogue_sha256=catalogue_sha256({name: catalogue.items[row] for name, row in catalogue.row_of.items()}),
+            seconds=round(time.monotonic() - started, 1),
+            gate=verdict,
+        )
         (draft / REPORT).write_bytes(msgspec.json.encode(report))
     return report
+
+
+def _with_ranker(champion: Champion, ranker: Ranker) -> Recommender:
+    """Return the champion with another ranker; they share the catalogue."""
+    candidate = Recommender(champion.encoder.dim, "candidate", ranker=ranker)
+    candidate.catalogue = champion.recommender.catalogue
+    return candidate
 
 
 def hold_back(new: Sequence[ShownList]) -> tuple[Sequence[ShownList], Sequence[ShownList]]:
     """Split lists by time into those to learn from and the newest, which the gate looks at."""
     cut = len(new) - int(len(new) * HELD_BACK)
     return new[:cut], new[cut:]
-
-
-def judged(champion: Champion, candidate: Recommender, held_back: Sequence[ShownList]) -> tuple[dict[str, float], str]:
-    """Return figures of a candidate on lists that nothing was learned from, and why it is refused, "" if it is not.
-
-    The figure is the NDCG of what was shown, in the order in which each of the two would have shown it, weighed by the
-    worth of what was done. Its interval is of the differences, with users as clusters.
-    """
-    acted = [each for each in held_back if each.acted and len(each.shown) > 1]
-    if len(acted) < LEAST_JUDGED:
-        return {}, f"only {len(acted)} lists with a choice were held back; {LEAST_JUDGED} are needed to judge by"
-    before = _order_quality(champion.recommender, champion.encoder, acted)
-    after = _order_quality(candidate, champion.encoder, acted)
-    _, users = np.unique([each.user for each in acted], return_inverse=True)
-    difference = float((after - before).mean())
-    error = float(np.sqrt((np.bincount(users, after - before - difference) ** 2).sum())) / len(acted)
-    metrics = {
-        "judged_lists": float(len(acted)),
-        "ndcg": float(after.mean()),
-        "ndcg_champion": float(before.mean()),
-        "ndcg_difference_low": difference - 1.96 * error,
-        "ndcg_difference_high": difference + 1.96 * error,
-    }
-    refused = (
-        "" if difference > 0 else f"no better than the champion: NDCG {after.mean():.4f}, it has {before.mean():.4f}"
-    )
-    return metrics, refused
-
-
-def _order_quality(recommender: Recommender, encoder: Encoder, lists: Sequence[ShownList]) -> NDArray[np.float64]:
-    """Return the NDCG [lists] of what was shown in the order of a recommender; what it would not show comes last."""
-    quality = []
-    for each in lists:
-        joined = each.request()
-        asked = msgspec.structs.replace(joined.request, k=DEPTH, explain=False)
-        joined = msgspec.structs.replace(joined, request=asked)
-        text = request_text(joined)
-        vector = encode_queries(encoder, [text])[0] if text else None
-        (answer,) = recommender.recommend([joined], [vector])
-        place = {item.item_id: number for number, item in enumerate(answer)}
-        worth = sorted(each.shown, key=lambda shown: (place.get(shown.item_id, DEPTH), shown.item_id))
-        quality.append(_gain([shown.label for shown in worth]) / _gain(sorted((s.label for s in worth), reverse=True)))
-    return np.array(quality)
-
-
-def _gain(labels: Sequence[float]) -> float:
-    return float(np.sum(np.array(labels) / np.log2(np.arange(2, len(labels) + 2))))
 
 
 def read_report(folder: Path) -> Report | None:

@@ -18,6 +18,7 @@ from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import structlog
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
@@ -26,6 +27,7 @@ from aiokafka.structs import OffsetAndMetadata
 
 from models import retraining
 from models.feedback_training import NothingToLearnError
+from models.gate import Verdict
 from models.pseudonyms import Pseudonyms
 from models.roles import holder, with_role
 from models.store import ModelStore
@@ -255,12 +257,14 @@ class TrainerApp:
         """Give the candidate its role. One that has been announced keeps what it has: this may be done twice."""
         manifest, sha256 = await asyncio.to_thread(self._store.manifest, version)
 
-        refused = str(manifest.training.get("refused", ""))
+        verdict = msgspec.convert(manifest.training["gate"], Verdict)
 
         def change(current: ModelAnnouncement | None) -> ModelAnnouncement | None:
             if current is not None and any(listed.version == version for listed in current.versions):
                 return None
-            serve = not refused and holder(current, "canary") is None  # a canary that is being judged is not disturbed
+            serve = (
+                verdict.passed and holder(current, "canary") is None
+            )  # a canary that is being judged is not disturbed
             candidate = ModelVersion(
                 version=version,
                 role="canary" if serve else "candidate",
@@ -269,9 +273,8 @@ class TrainerApp:
                 share=self.settings.trainer.canary_share if serve else 1.0,
                 metrics=manifest.metrics,
             )
-            log.info("announcing", version=version, role=candidate.role, run=run.name, refused=refused)
-            why = f"trained on {run.name}" + (f", and refused: {refused}" if refused else "")
-            return with_role(current, candidate, why, manifest.metrics)
+            log.info("announcing", version=version, role=candidate.role, run=run.name, gate=verdict.reason)
+            return with_role(current, candidate, f"trained on {run.name}; {verdict.reason}"[:4_000], manifest.metrics)
 
         await change_roles(self.kafka, self._name, change)
 

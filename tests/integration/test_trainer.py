@@ -14,7 +14,6 @@ from trainer_deployment import (
     trainer_settings,
 )
 
-from models import retraining
 from models.artefact import load_recommender
 from models.chunks import item_chunks
 from models.pseudonyms import Pseudonyms
@@ -92,15 +91,14 @@ async def test_the_next_training_begins_where_the_last_ended_and_replays_older_l
     assert made.training["replayed"] > 50
 
 
-async def test_a_candidate_that_is_no_better_is_kept_and_explained_and_not_served(settings, monkeypatch):
-    monkeypatch.setattr(retraining, "LEAST_JUDGED", 10**6)
+async def test_a_candidate_that_does_not_pass_the_gate_is_kept_and_explained_and_not_served(settings):
     await post(settings, examples(60, partitions=2))
     await train_once(settings)
 
     (announced,) = await announcements(settings)
     assert announced.versions[0].role == "candidate"
-    assert "refused: only" in announced.reason
-    assert "were held back" in manifest(settings, announced.versions[0].version).training["refused"]
+    assert "refused: all: 1" in announced.reason, "too few lists were held back to tell"
+    assert not manifest(settings, announced.versions[0].version).training["gate"]["passed"]
 
 
 async def test_nothing_new_trains_nothing(settings):
