@@ -29,10 +29,12 @@ def latency(
     *,
     rate: Annotated[float, typer.Option(min=0.1, max=10_000, help="Requests per second.")] = 20.0,
     seconds: Annotated[float, typer.Option(min=1, help="How long, at each rate.")] = 60.0,
-    requests: Annotated[int, typer.Option(min=100, help="Requests that the capacity is measured with.")] = 1_000,
+    requests: Annotated[
+        int, typer.Option(min=100, help="How many are posted at once first.")
+    ] = 1_000,
     as_json: AsJson = False,
 ) -> None:
-    """Measure from request acknowledged to recommendation read, at a rate and at half of the measured capacity.
+    """Measure from request acknowledged to recommendation read, at a rate and at half of what can be answered live.
 
     Example: tablecast bench latency --rate 20 --seconds 60
     """
@@ -41,7 +43,7 @@ def latency(
     with explained():
         settings, world = _prepare()
         with _progress() as say:
-            capacity, runs = asyncio.run(measure_latency(settings, world, rate, seconds, requests, say))
+            at_once, one_by_one, runs = asyncio.run(measure_latency(settings, world, rate, seconds, requests, say))
     results = [
         {
             "rate": run.rate,
@@ -53,7 +55,7 @@ def latency(
         for run in runs
     ]
     if as_json:
-        _print_json({"capacity_requests_per_second": capacity, "runs": results})
+        _print_json({"posted_at_once_per_second": at_once, "capacity_requests_per_second": one_by_one, "runs": results})
         return
     _print_machine()
     for run in runs:
@@ -65,7 +67,7 @@ def latency(
         Console().print(table)
         cores = ", ".join(f"{name} {share:.0%}" for name, share in run.cpu.items())
         Console().print(f"of one core: {cores}")
-    Console().print(f"capacity: {capacity:,.1f} requests a second")
+    Console().print(f"capacity: {one_by_one:,.1f} requests a second one by one, {at_once:,.1f} posted at once")
 
 
 @app.command()

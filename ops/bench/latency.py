@@ -22,7 +22,8 @@ from streams.settings import Settings
 
 PHASES = ("posted-received", "received-joined", "joined-consumed", "consumed-encoded", "encoded-ranked", "ranked-read")
 WARM_UP_SECONDS = 30.0  # not counted: Java compiles a broker's hot code in its first minute
-LAST_ANSWERS_SECONDS = 30.0
+LAST_ANSWERS_SECONDS = 60.0
+OVERLOAD_SECONDS = 20.0
 Say = Callable[[str], None]
 
 
@@ -32,6 +33,7 @@ class Latency:
 
     rate: float  # requests per second
     asked: int = 0
+    answers_per_second: float = 0.0  # read while requests were counted, whenever they had been asked
     total: list[float] = field(default_factory=list)
     phases: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in PHASES})
     cpu: dict[str, float] = field(default_factory=dict)  # share of one core, by stage
@@ -55,24 +57,32 @@ class Latency:
 
 
 async def measure_latency(
-    settings: Settings, world: World, rate: float, seconds: float, capacity_requests: int, say: Say
-) -> tuple[float, list[Latency]]:
-    """Return the pipeline's capacity (requests per second) and the latencies at ``rate`` and at half of capacity."""
+    settings: Settings, world: World, rate: float, seconds: float, backlog: int, say: Say
+) -> tuple[float, float, list[Latency]]:
+    """Return two capacities, and the latencies at ``rate`` and at half of the second one.
+
+    The first, in requests a second, is that of a backlog of so many requests posted at once. The second is that of
+    requests which are posted one by one, with the users' contexts and reactions: what is answered a second while more
+    are asked than can be.
+    """
     async with testbed(settings, world) as bed:
         say("filling the state with the users' past")
         async with bed.stage("state"):
             await bed.state_done()
-        say("measuring the capacity")
-        _, answers = await measure_capacity(bed, capacity_requests, [])
-        capacity, _ = await measure_capacity(bed, capacity_requests, answers)
+        say("working off a backlog")
+        _, answers = await measure_capacity(bed, backlog, [])
+        at_once, _ = await measure_capacity(bed, backlog, answers)
         runs = []
         async with bed.stage("state") as state, bed.stage("inference") as inference:
             await bed.state_done()
-            for each in (rate, capacity / 2):
-                say(f"{each:.1f} requests a second for {seconds:.0f} s")
-                pids = {"state": state.pid, "inference": inference.pid}
-                runs.append(await _run(bed, each, seconds, pids))
-    return capacity, runs
+            pids = {"state": state.pid, "inference": inference.pid}
+            say(f"{rate:.1f} requests a second for {seconds:.0f} s")
+            runs.append(await _run(bed, rate, seconds, pids))
+            say(f"more than can be answered, {at_once:.1f} requests a second, for {OVERLOAD_SECONDS:.0f} s")
+            one_by_one = (await _run(bed, at_once, OVERLOAD_SECONDS, pids)).answers_per_second
+            say(f"{one_by_one / 2:.1f} requests a second for {seconds:.0f} s")
+            runs.append(await _run(bed, one_by_one / 2, seconds, pids))
+    return at_once, one_by_one, runs
 
 
 async def _run(bed: Testbed, rate: float, seconds: float, pids: dict[str, int]) -> Latency:
@@ -105,6 +115,8 @@ async def _run(bed: Testbed, rate: float, seconds: float, pids: dict[str, int]) 
         async for record in reader:
             now = time.time() * 1000
             answer = decode(Recommendation, record.value)
+            if 0 <= now / 1000 - counted_from <= seconds:
+                latency.answers_per_second += 1 / seconds
             tasks.create_task(react_to(record.key.decode(), answer))
             if answer.request_id in waiting:
                 waiting.remove(answer.request_id)
@@ -114,9 +126,9 @@ async def _run(bed: Testbed, rate: float, seconds: float, pids: dict[str, int]) 
 
     try:
         async with bed.reader(RECOMMENDATIONS) as reader, asyncio.TaskGroup() as tasks:
-            reading = tasks.create_task(read(reader, tasks))
             began = time.time()
             counted_from = began + WARM_UP_SECONDS
+            reading = tasks.create_task(read(reader, tasks))
             cpu_began: dict[str, float] = {}
             latest: dict[str, asyncio.Task[None]] = {}  # by user: an app posts one thing after the other
             for event in events(bed.world, int(began * 1000), rate, daily_rhythm=False):
