@@ -54,8 +54,7 @@ PROPERTIES: Mapping[str, str] = {
     "num.io.threads": "4",
 }
 
-# The first compiler tier and the serial collector start in half the time and cost no throughput that clients in Python
-# could use.
+# The serial collector starts sooner and costs no throughput that clients in Python could use.
 JVM_OPTIONS = [
     "-Xms256m",
     "-Xmx512m",
