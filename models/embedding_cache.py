@@ -43,8 +43,8 @@ class EmbeddingCache:
         missing = [key for key in wanted if key not in vectors]
         for start in range(0, len(missing), _TEXTS_PER_STEP):
             step = missing[start : start + _TEXTS_PER_STEP]
-            encoded = encoder.encode(encoder.tokenize([wanted[key] for key in step], "passage"))
-            rows = [(encoder.version, key, vector.tobytes()) for key, vector in zip(step, encoded, strict=True)]
+            encoded = encoder.encode(encoder.tokenize([wanted[key] for key in step], "passage"), "passage")
+            rows = [(encoder.passage_version, key, vector.tobytes()) for key, vector in zip(step, encoded, strict=True)]
             with self._database:
                 self._database.executemany("INSERT OR REPLACE INTO vectors VALUES (?, ?, ?)", rows)
             vectors.update(zip(step, encoded, strict=True))
@@ -61,7 +61,7 @@ class EmbeddingCache:
             some = keys[start : start + _KEYS_PER_QUERY]
             marks = ",".join("?" * len(some))
             query = f"SELECT text, vector FROM vectors WHERE encoder = ? AND text IN ({marks})"  # noqa: S608 - only marks
-            for text, vector in self._database.execute(query, (encoder.version, *some)):
+            for text, vector in self._database.execute(query, (encoder.passage_version, *some)):
                 vectors[text] = np.frombuffer(vector, np.float32)
         return vectors
 

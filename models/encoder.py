@@ -6,7 +6,7 @@ that costs and how it was measured.
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,12 +21,15 @@ from .base_model import Kind, Pooling
 
 MANIFEST = "encoder.json"
 MODEL = "model.onnx"
+# Where the model is a student that learned to read queries alone, its teacher reads passages: model and manifest.
+PASSAGES, PASSAGES_MANIFEST = "passages.onnx", "passages.json"
 TOKENIZER = "tokenizer.json"
 
 Precision = Literal["fp32", "int8", "fp16"]
 TokenIds = NDArray[np.int64]
 
 _FORMAT = 1
+_VERSION_DIGITS = 16
 _TOKENS_PER_RUN = 512  # a larger run is no faster on a CPU and holds more memory
 _CHARACTERS_PER_TOKEN = 32  # twice the longest piece of any vocabulary seen; more text than this is never looked at
 
@@ -64,16 +67,26 @@ class Encoder:
 
     Attributes:
         version: content hash of the artefact, 16 hexadecimal digits; equal versions give equal vectors on one machine.
+        passage_version: likewise, of what reads passages alone: a student's is its teacher's version.
         provider: the ONNX Runtime execution provider in use, such as "CPUExecutionProvider".
 
     """
 
-    def __init__(self, manifest: Manifest, version: str, tokenizer: Any, session: Any, threads: int) -> None:
+    def __init__(
+        self,
+        manifest: Manifest,
+        version: str,
+        passage_version: str,
+        tokenizer: Any,
+        sessions: Mapping[Kind, Any],
+        threads: int,
+    ) -> None:
         self.manifest = manifest
         self.version = version
-        self.provider: str = session.get_providers()[0]
+        self.passage_version = passage_version
+        self.provider: str = sessions["query"].get_providers()[0]
         self._tokenizer = tokenizer
-        self._session = session
+        self._sessions = sessions
         self._threads = threads
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="encode")
 
@@ -96,8 +109,13 @@ class Encoder:
             if (actual := file_sha256(path)) != expected:
                 raise ArtefactError(f"{path} is damaged (sha256 {actual}, expected {expected}): export it again")
         tokenizer = _load_tokenizer(folder / TOKENIZER, manifest.max_tokens)
-        session = _load_session(folder / MODEL, list(providers or _default_providers(manifest.precision)))
-        return cls(manifest, version, tokenizer, session, threads)
+        wanted = list(providers or _default_providers(manifest.precision))
+        queries = _load_session(folder / MODEL, wanted)
+        if PASSAGES not in manifest.sha256:
+            return cls(manifest, version, version, tokenizer, {"query": queries, "passage": queries}, threads)
+        passages = _load_session(folder / PASSAGES, wanted)
+        passage_version = file_sha256(folder / PASSAGES_MANIFEST)[:_VERSION_DIGITS]
+        return cls(manifest, version, passage_version, tokenizer, {"query": queries, "passage": passages}, threads)
 
     @property
     def dim(self) -> int:
@@ -112,12 +130,15 @@ class Encoder:
         inputs = [(prefix + text[:limit]).encode("utf-8", "replace").decode("utf-8") for text in texts]
         return [np.asarray(encoding.ids, np.int64) for encoding in self._tokenizer.encode_batch_fast(inputs)]
 
-    def encode(self, tokens: Sequence[TokenIds]) -> NDArray[np.float32]:
-        """Return unit vectors, one row for each text's token ids: float32 [len(tokens), dim]."""
+    def encode(self, tokens: Sequence[TokenIds], kind: Kind = "query") -> NDArray[np.float32]:
+        """Return unit vectors, one row for each text's token ids: float32 [len(tokens), dim].
+
+        ``kind`` is what the texts were tokenized as.
+        """
         vectors = np.empty((len(tokens), self.dim), np.float32)
 
         def run(rows: list[int]) -> None:
-            for row, vector in zip(rows, self._run([tokens[row] for row in rows]), strict=True):
+            for row, vector in zip(rows, self._run([tokens[row] for row in rows], kind), strict=True):
                 vectors[row] = vector
 
         runs = _plan_runs([len(ids) for ids in tokens], self._threads)
@@ -127,19 +148,33 @@ class Encoder:
             list(self._pool.map(run, runs))  # list() waits for every run and raises the first error of any
         return vectors
 
+    def hidden_states(self, tokens: Sequence[TokenIds], kind: Kind = "query") -> list[NDArray[np.float32]]:
+        """Return the last hidden states of each text's tokens: float32 [tokens, dim] each."""
+        states = [np.empty((0, self.dim), np.float32)] * len(tokens)
+
+        def run(rows: list[int]) -> None:
+            for row, hidden in zip(rows, self._states([tokens[row] for row in rows], kind), strict=True):
+                states[row] = hidden
+
+        list(self._pool.map(run, _plan_runs([len(ids) for ids in tokens], self._threads)))
+        return states
+
     def close(self) -> None:
         """Stop the threads."""
         self._pool.shutdown()
 
-    def _run(self, tokens: list[TokenIds]) -> list[NDArray[np.float32]]:
+    def _run(self, tokens: list[TokenIds], kind: Kind) -> list[NDArray[np.float32]]:
+        return [_pool(states, self.manifest.pooling) for states in self._states(tokens, kind)]
+
+    def _states(self, tokens: list[TokenIds], kind: Kind) -> list[NDArray[np.float32]]:
         length = max(len(ids) for ids in tokens)
         input_ids = np.full((len(tokens), length), self.manifest.padding_id, np.int64)
         attention_mask = np.zeros_like(input_ids)
         for row, ids in enumerate(tokens):
             input_ids[row, : len(ids)] = ids
             attention_mask[row, : len(ids)] = 1
-        (hidden,) = self._session.run(None, {"input_ids": input_ids, "attention_mask": attention_mask})
-        return [_pool(hidden[row, : len(ids)], self.manifest.pooling) for row, ids in enumerate(tokens)]
+        (hidden,) = self._sessions[kind].run(None, {"input_ids": input_ids, "attention_mask": attention_mask})
+        return [hidden[row, : len(ids)].astype(np.float32, copy=False) for row, ids in enumerate(tokens)]
 
 
 def _plan_runs(lengths: Sequence[int], threads: int) -> list[list[int]]:
@@ -157,12 +192,11 @@ def _plan_runs(lengths: Sequence[int], threads: int) -> list[list[int]]:
     return runs
 
 
-def _pool(hidden: NDArray[Any], pooling: Pooling) -> NDArray[np.float32]:
+def _pool(states: NDArray[np.float32], pooling: Pooling) -> NDArray[np.float32]:
     """One unit vector from the hidden states [tokens, dim] of one text.
 
     Outside the graph because ONNX Runtime adds up a batch of one in another order than a batch of several.
     """
-    states = hidden.astype(np.float32, copy=False)
     vector = states.mean(axis=0) if pooling == "mean" else states[-1]
     norm = np.sqrt(np.sum(vector * vector))
     return np.asarray(vector / max(norm, np.float32(1e-12)), np.float32)
@@ -181,7 +215,7 @@ def _read_manifest(folder: Path) -> tuple[Manifest, str]:
         raise ArtefactError(f"{path} is damaged ({error}): export the encoder again") from error
     if found != _FORMAT:
         raise ArtefactError(f"{path} has format {found}, expected {_FORMAT}: export the encoder again")
-    return manifest, hashlib.sha256(data).hexdigest()[:16]
+    return manifest, hashlib.sha256(data).hexdigest()[:_VERSION_DIGITS]
 
 
 def _load_tokenizer(path: Path, max_tokens: int) -> Any:

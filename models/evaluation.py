@@ -152,7 +152,9 @@ def fill_catalogue(
     items = [catalogue_item(item, pack) for item in data.items]
     texts = [item_chunks(pack, item) for item in items]
     distinct = list(dict.fromkeys(text for chunks in texts for text in chunks))
-    encoded = cache.encode(encoder, distinct) if cache else encoder.encode(encoder.tokenize(distinct, "passage"))
+    encoded = (
+        cache.encode(encoder, distinct) if cache else encoder.encode(encoder.tokenize(distinct, "passage"), "passage")
+    )
     vector_of = dict(zip(distinct, encoded, strict=True))
     embeddings = [np.stack([vector_of[text] for text in chunks]) for chunks in texts]
     recommender.put([item.item_id for item in data.items], items, embeddings)

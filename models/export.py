@@ -3,6 +3,7 @@
 import shutil
 import time
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,10 @@ from schemas.errors import ExplainedError
 
 from .base_model import PACKAGED, BaseModel, cache_folder, load_base, written_at_once
 from .encoder import (
+    MANIFEST,
     MODEL,
+    PASSAGES,
+    PASSAGES_MANIFEST,
     TOKENIZER,
     ArtefactError,
     Encoder,
@@ -80,8 +84,18 @@ def _default_precision() -> Precision:
     return "fp16" if has_cuda() else "int8"
 
 
-def export_encoder(base: BaseModel, folder: Path, precision: Precision = "int8") -> Path:
+def export_encoder(
+    base: BaseModel,
+    folder: Path,
+    precision: Precision = "int8",
+    *,
+    passages: Path | None = None,
+    texts: Sequence[str] = (),
+) -> Path:
     """Write `base` as an artefact into `folder`, which must not exist, and return `folder`.
+
+    `passages` is the artefact of the model that reads passages, where `base` is a student that learned to read queries
+    alone. `texts` are compared besides `PARITY_TEXTS`.
 
     Raises:
         ExportError: `folder` exists, the model can't be traced, or the artefact's vectors differ too much from the
@@ -94,6 +108,11 @@ def export_encoder(base: BaseModel, folder: Path, precision: Precision = "int8")
     with written_at_once(folder) as draft:
         _write_onnx(base, draft / MODEL, precision)
         base.tokenizer.backend_tokenizer.save(str(draft / TOKENIZER))
+        files = [MODEL, TOKENIZER]
+        if passages:
+            shutil.copyfile(passages / MODEL, draft / PASSAGES)
+            shutil.copyfile(passages / MANIFEST, draft / PASSAGES_MANIFEST)
+            files += [PASSAGES, PASSAGES_MANIFEST]
         write_manifest(
             draft,
             Manifest(
@@ -104,14 +123,15 @@ def export_encoder(base: BaseModel, folder: Path, precision: Precision = "int8")
                 max_tokens=min(SERVED_TOKENS, base.max_tokens),
                 padding_id=base.model.config.pad_token_id or 0,
                 dim=base.model.config.hidden_size,
-                sha256={name: file_sha256(draft / name) for name in (MODEL, TOKENIZER)},
+                sha256={name: file_sha256(draft / name) for name in files},
             ),
         )
-        cosine = _parity(base, draft)
+        compared = [*PARITY_TEXTS, *texts]
+        cosine = _parity(base, draft, compared)
         if not cosine >= LEAST_COSINE[precision]:
             raise ExportError(
                 f"{base.name!r} as {precision} is not the same model: cosine {cosine:.4f} to the original on the worst "
-                f"of {len(PARITY_TEXTS)} texts, needed {LEAST_COSINE[precision]}. Try the precision fp32.",
+                f"of {len(compared)} texts, needed {LEAST_COSINE[precision]}. Try the precision fp32.",
             )
     _log.info("exported", folder=str(folder), cosine=round(cosine, 4), seconds=round(time.monotonic() - started, 1))
     return folder
@@ -130,10 +150,9 @@ def reference_vectors(base: BaseModel, encoder: Encoder, texts: list[str]) -> ND
     return np.stack(vectors)
 
 
-def _parity(base: BaseModel, folder: Path) -> float:
+def _parity(base: BaseModel, folder: Path, texts: list[str]) -> float:
     """Cosine between the artefact's and the torch model's vector, on the worst text."""
     encoder = Encoder.load(folder)
-    texts = list(PARITY_TEXTS)
     served = encoder.encode(encoder.tokenize(texts, "query"))
     encoder.close()
     return float((served * reference_vectors(base, encoder, texts)).sum(axis=1).min())

@@ -12,6 +12,7 @@ from ops.cluster import connected
 from ops.dead_letters.command import app as deadletters_app
 from ops.errors import explained
 from ops.evaluate_command import evaluate
+from ops.export_command import export
 from ops.import_command import HELP as IMPORT_HELP
 from ops.import_command import import_dataset
 from ops.request_command import request
@@ -38,6 +39,7 @@ app.command()(request)
 app.command()(simulate)
 app.command()(evaluate)
 app.command()(train)
+app.command()(export)
 app.command()(report)
 app.command()(trainer)
 

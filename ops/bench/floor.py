@@ -108,7 +108,7 @@ def raw_onnx(texts: Sequence[str]) -> OnnxCost:
             ids[row, : len(token_ids)] = token_ids
             mask[row, : len(token_ids)] = 1
         inputs.append({"input_ids": ids, "attention_mask": mask})
-    session = encoder._session  # noqa: SLF001 - the very session, so that nothing but our code around it differs
+    session = encoder._sessions["query"]  # noqa: SLF001 - the very session, so that nothing but our code around it differs
     with ThreadPoolExecutor(encoder._threads) as pool:  # noqa: SLF001
         began = time.monotonic()
         for _ in pool.map(lambda arrays: session.run(None, arrays), inputs):

@@ -56,7 +56,7 @@ def artefact(tmp_path_factory):
 
 
 def vectors(encoder, texts, kind="query"):
-    return encoder.encode(encoder.tokenize(texts, kind))
+    return encoder.encode(encoder.tokenize(texts, kind), kind)
 
 
 def test_a_text_alone_has_the_same_bytes_as_among_shorter_and_longer_ones_at_any_position(encoder):
@@ -220,14 +220,14 @@ class CountingEncoder:
     """Counts the texts that the real encoder is asked for."""
 
     def __init__(self, encoder, version="v1"):
-        self._encoder, self.version, self.dim, self.encoded = encoder, version, encoder.dim, 0
+        self._encoder, self.passage_version, self.dim, self.encoded = encoder, version, encoder.dim, 0
 
     def tokenize(self, texts, kind):
         return self._encoder.tokenize(texts, kind)
 
-    def encode(self, tokens):
+    def encode(self, tokens, kind):
         self.encoded += len(tokens)
-        return self._encoder.encode(tokens)
+        return self._encoder.encode(tokens, kind)
 
 
 @pytest.fixture
@@ -253,7 +253,7 @@ def test_the_cache_encodes_every_text_once_and_returns_the_encoders_own_bytes(co
 def test_another_encoder_does_not_see_the_vectors_of_the_first(counting, tmp_path):
     cache = EmbeddingCache(tmp_path / "cache.sqlite")
     cache.encode(counting, ["item"])
-    counting.version = "v2"
+    counting.passage_version = "v2"
     cache.encode(counting, ["item"])
     assert counting.encoded == 2
 

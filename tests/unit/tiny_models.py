@@ -31,14 +31,14 @@ def _byte_tokenizer(folder: Path) -> int:
     return len(vocabulary)
 
 
-def tiny_encoder(folder: Path) -> Path:
+def tiny_encoder(folder: Path, layers: int = 2) -> Path:
     folder.mkdir()
     size = _byte_tokenizer(folder)
     torch.manual_seed(1)
     config = BertConfig(
         vocab_size=size,
         hidden_size=32,
-        num_hidden_layers=2,
+        num_hidden_layers=layers,
         num_attention_heads=4,
         intermediate_size=64,
         max_position_embeddings=64,
@@ -47,10 +47,12 @@ def tiny_encoder(folder: Path) -> Path:
     return folder
 
 
-def tiny_decoder(folder: Path) -> Path:
+def tiny_decoder(folder: Path, layers: int = 2) -> Path:
     folder.mkdir()
     size = _byte_tokenizer(folder)
     torch.manual_seed(2)
-    config = GPT2Config(vocab_size=size, n_embd=32, n_layer=2, n_head=4, n_positions=64, bos_token_id=1, eos_token_id=2)
+    config = GPT2Config(
+        vocab_size=size, n_embd=32, n_layer=layers, n_head=4, n_positions=64, bos_token_id=1, eos_token_id=2
+    )
     GPT2Model(config).save_pretrained(folder)
     return folder
