@@ -34,9 +34,7 @@ def train(
     directory: Annotated[Path, typer.Argument(help="A neutral dataset directory (items, interactions, requests).")],
     *,
     out: Annotated[Path, typer.Option(help="A new folder for the model.")],
-    settings: Annotated[
-        Path | None, typer.Option(help="A TOML file: base, seed, [fine_tuning], [ranker]; models/FINE_TUNING.md.")
-    ] = None,
+    settings: Annotated[Path | None, typer.Option(help="A TOML file, see models/FINE_TUNING.md.")] = None,
     strategy: Annotated[
         Strategy | None, typer.Option(help="What of the language model is trained; lora unless settings say otherwise.")
     ] = None,
