@@ -23,9 +23,9 @@ import structlog
 
 from models import artefact
 from models.artefact import ModelManifest, read_model, write_model
-from models.base_model import PACKAGED, load_base, save_base, written_at_once
+from models.base_model import PACKAGED, BaseModel, load_base, save_base, written_at_once
 from models.dataset import Dataset, check_new
-from models.export import export_encoder
+from models.export import ExportError, export_encoder
 from models.fine_tuning import tracking
 from models.fine_tuning.augmentation import paraphrases_of
 from models.fine_tuning.checkpoints import TRAINED
@@ -144,9 +144,7 @@ def train_model(
         curve = _curve(work / "fine_tuning" / tracking.METRICS)
     if not (work / artefact.ENCODER).is_dir():
         tell("exporting the language model", 0, 1)
-        export_encoder(
-            load_fine_tuned(work / "fine_tuning") if fine_tuned else load_base(base), work / artefact.ENCODER
-        )
+        _export(load_fine_tuned(work / "fine_tuning") if fine_tuned else load_base(base), work / artefact.ENCODER)
         tell("exporting the language model", 1, 1)
     if "ranker" not in left_out and not (work / artefact.RANKER).is_dir():
 
@@ -204,6 +202,15 @@ def _fine_tuned(
         wandb_project=wandb_project,
         progress=lambda done, of: tell("fine-tuning the language model", done, of),
     )
+
+
+def _export(model: BaseModel, folder: Path) -> None:
+    """Export the encoder as int8, or, where that would not be the same model any more, as it is."""
+    try:
+        export_encoder(model, folder, "int8")
+    except ExportError as error:
+        _log.warning("exporting as fp32, which is slower to serve", reason=str(error))
+        export_encoder(model, folder, "fp32")
 
 
 def _base_folder(base: str, work: Path) -> tuple[str, ModelManifest | None]:
