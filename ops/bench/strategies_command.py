@@ -22,8 +22,7 @@ def strategies(
 ) -> None:
     """Fine-tune the packaged language model on a small simulated city by every strategy, one after the other.
 
-    Quality is the mean reciprocal rank of requests held back, by cosine alone. Takes about a minute for 20 steps of
-    each on one core.
+    Quality is the mean reciprocal rank of requests held back, by cosine alone. Takes many minutes on a CPU.
 
     Example: tablecast bench strategies --steps 200
     """
