@@ -29,9 +29,7 @@ def latency(
     *,
     rate: Annotated[float, typer.Option(min=0.1, max=10_000, help="Requests per second.")] = 20.0,
     seconds: Annotated[float, typer.Option(min=1, help="How long, at each rate.")] = 60.0,
-    requests: Annotated[
-        int, typer.Option(min=100, help="How many are posted at once first.")
-    ] = 1_000,
+    requests: Annotated[int, typer.Option(min=100, help="How many are posted at once first.")] = 1_000,
     as_json: AsJson = False,
 ) -> None:
     """Measure from request acknowledged to recommendation read, at a rate and at half of what can be answered live.
