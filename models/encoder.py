@@ -8,7 +8,8 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -102,13 +103,16 @@ class Encoder:
 
         """
         manifest, version = _read_manifest(folder)
+        for name in (MODEL, TOKENIZER):
+            if name not in manifest.sha256:
+                raise ArtefactError(f"{folder / MANIFEST} is damaged: it has no sha256 of {name}: export it again")
         for name, expected in manifest.sha256.items():
             path = folder / name
             if not path.is_file():
                 raise ArtefactError(f"{path} is missing: export the encoder again")
             if (actual := file_sha256(path)) != expected:
                 raise ArtefactError(f"{path} is damaged (sha256 {actual}, expected {expected}): export it again")
-        tokenizer = _load_tokenizer(folder / TOKENIZER, manifest.max_tokens)
+        tokenizer = _load_tokenizer(_Content(manifest.sha256[TOKENIZER], folder / TOKENIZER), manifest.max_tokens)
         wanted = list(providers or _default_providers(manifest.precision))
         queries = _load_session(folder / MODEL, wanted)
         if PASSAGES not in manifest.sha256:
@@ -218,10 +222,18 @@ def _read_manifest(folder: Path) -> tuple[Manifest, str]:
     return manifest, hashlib.sha256(data).hexdigest()[:_VERSION_DIGITS]
 
 
-def _load_tokenizer(path: Path, max_tokens: int) -> Any:
+@dataclass(frozen=True, slots=True)
+class _Content:
+    sha256: str
+    path: Path = field(compare=False)
+
+
+@lru_cache(maxsize=2)  # a model and its successor, which have the same as a rule
+def _load_tokenizer(content: _Content, max_tokens: int) -> Any:
+    """Load a tokenizer, or share the one loaded last: reading one holds the interpreter for a second."""
     from tokenizers import Tokenizer
 
-    tokenizer = Tokenizer.from_file(str(path))
+    tokenizer = Tokenizer.from_file(str(content.path))
     tokenizer.enable_truncation(max_tokens)
     tokenizer.no_padding()
     return tokenizer

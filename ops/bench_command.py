@@ -143,6 +143,40 @@ def profile(
     Console().print(f"{result.events:,} records in {result.seconds:.1f} s; processor time by thread: {threads}")
 
 
+@app.command()
+def swaps(
+    *,
+    times: Annotated[int, typer.Option(min=1, max=1000, help="Models to announce, one after the other.")] = 30,
+    requests: Annotated[int, typer.Option(min=100, help="Requests that the capacity is measured with.")] = 1_000,
+    as_json: AsJson = False,
+) -> None:
+    """Announce model after model at 60% of capacity; count lost and repeated answers, and compare latencies.
+
+    Exit code 1 when a request was not answered exactly once, or p99 during swaps is more than twice that outside.
+
+    Example: tablecast bench swaps --times 30 --json
+    """
+    from ops.bench.swaps import measure_swaps
+
+    with explained():
+        settings, world = _prepare()
+        with _progress() as say:
+            result = asyncio.run(measure_swaps(settings, world, times, requests, say))
+    figures, faults = result.figures(), result.faults()
+    if as_json:
+        _print_json({**figures, "faults": faults})
+    else:
+        _print_machine()
+        table = Table("figure", "", title=f"{times} swaps")
+        for name, value in figures.items():
+            table.add_row(name.replace("_", " "), f"{value:,.1f}" if value % 1 else f"{value:,.0f}")
+        Console().print(table)
+    for fault in faults:
+        typer.echo(fault, err=True)
+    if faults:
+        raise typer.Exit(1)
+
+
 def _prepare() -> "tuple[Settings, World]":
     from ops.simulator.world import build_world
     from streams.logs import configure_logs

@@ -15,6 +15,7 @@ from ops.evaluate_command import evaluate
 from ops.export_command import export
 from ops.import_command import HELP as IMPORT_HELP
 from ops.import_command import import_dataset
+from ops.model_command import app as model_app
 from ops.request_command import request
 from ops.simulate_command import simulate
 from ops.topics_command import app as topics_app
@@ -29,6 +30,7 @@ app = typer.Typer(
 )
 app.add_typer(topics_app, name="topics")
 app.add_typer(bench_app, name="bench")
+app.add_typer(model_app, name="model")
 app.add_typer(deadletters_app, name="deadletters")
 for command in (campaign, race, catalogue, strategies, off_policy, canary):
     bench_app.command()(command)
@@ -67,7 +69,6 @@ def inference() -> None:
 
     Example: TABLECAST_KAFKA__BOOTSTRAP=127.0.0.1:9092 tablecast inference
     """
-    from models.artefact import load_recommender
     from streams.inference.app import InferenceApp
     from streams.logs import configure_logs
     from streams.process import run_until_signalled
@@ -76,9 +77,7 @@ def inference() -> None:
     with explained():
         settings = connected(load_settings())
         configure_logs("inference", settings.log_level)
-        wanted = settings.inference
-        model = load_recommender(wanted.model, threads=wanted.threads, name=wanted.model_name)
-        run_until_signalled(lambda stop: InferenceApp(settings, *model).run(stop))
+        run_until_signalled(lambda stop: InferenceApp(settings).run(stop))
 
 
 def main() -> None:

@@ -59,12 +59,14 @@ class InferenceSettings(_Section):
     budget_ms: int | None = Field(default=None, ge=1)  # age at which a request gets the cheaper list; None: never
     model_name: str = "tablecast"
     model: str = "shipped"  # until one is announced: "shipped", "base" or the folder of a model
+    max_slowdown: float = Field(default=1.5, gt=0)  # of an announced model; beyond, the one before goes on serving
 
 
 class ModelsSettings(_Section):
     """The model store."""
 
     store: str | None = None  # a folder or a URL such as s3://bucket/models; None: the folder models in data_dir
+    keep: int = Field(default=10, ge=1)  # newest versions in the store; those in use stay beyond
 
 
 class PrivacySettings(_Section):

@@ -142,11 +142,9 @@ def _stage(stage: StageName, settings: Settings, stop: asyncio.Event) -> Corouti
         from streams.state.app import StateApp
 
         return StateApp(settings).run(stop)
-    from models.artefact import load_recommender
     from streams.inference.app import InferenceApp
 
-    wanted = settings.inference
-    return InferenceApp(settings, *load_recommender(wanted.model, name=wanted.model_name)).run(stop)
+    return InferenceApp(settings).run(stop)
 
 
 def _idle(frame: FrameType) -> bool:

@@ -1,9 +1,10 @@
 """The inference stage on Kafka.
 
 Four steps overlap, each batch going through them in order: read and tokenise, encode (ONNX Runtime, which releases the
-interpreter, two batches at a time), rank (one thread, which alone touches the catalogue), publish. A recommendation is
-itself the proof that its request has been answered (``answered.py``). Offsets are committed behind it, now and then:
-they only shorten what a restarted process reads again.
+interpreter, two batches at a time), rank (one thread of each model, which alone touches its catalogue), publish. Which
+model answers a request is settled when it is read (``rollout.py``), and stays so on its way. A recommendation is itself
+the proof that its request has been answered (``answered.py``). Offsets are committed behind it, now and then: they only
+shorten what a restarted process reads again.
 """
 
 import asyncio
@@ -11,29 +12,38 @@ import contextlib
 import time as clock
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
-import numpy as np
 import structlog
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRebalanceListener, ConsumerRecord, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
-from numpy.typing import NDArray
 
 from models.base_model import cache_folder
-from models.catalogue import CatalogueError
-from models.chunks import item_chunks
 from models.embedding_cache import EmbeddingCache
-from models.encoder import Encoder, TokenIds
-from models.recommender import Answer, Recommender, Vectors, request_text
-from schemas.codec import DecodeError, decode, decode_key, encode
+from models.recommender import Answer, Vectors
+from schemas.codec import DecodeError, decode, encode
 from schemas.domains import UnknownDomainError, pack_for
-from schemas.records import Item, JoinedRequest, Recommendation, Timings
-from schemas.topics import CATALOG_ITEMS, DEADLETTERS, MIB, RECOMMENDATIONS, REQUESTS_JOINED, Topic
+from schemas.records import JoinedRequest, Recommendation, ShadowComparison, Timings
+from schemas.topics import (
+    CATALOG_ITEMS,
+    DEADLETTERS,
+    MIB,
+    MODELS,
+    MODELS_SHADOW,
+    RECOMMENDATIONS,
+    REQUESTS_JOINED,
+    Topic,
+)
 from streams.deadletters import dead_letter, reason
 from streams.follower import Follower
 from streams.inference.answered import Wakefulness, last_answered
 from streams.inference.batcher import Batcher, Waiting
+from streams.inference.catalogue_feed import CatalogueFeed
+from streams.inference.rollout import EMBEDDINGS, Rollout
+from streams.inference.served_model import ServedModel
+from streams.inference.shadow import Answered, Shadowing
 from streams.kafka import Pace, client_options, committed_offsets, full_name
 from streams.privacy import load_pseudonyms
 from streams.process import end_in_time, notify_ready
@@ -42,19 +52,20 @@ from streams.settings import Settings
 log = structlog.get_logger(__name__)
 
 GROUP = "inference"
-ITEMS_PER_STEP = 16
-TEXTS_PER_STEP = 8  # a long item has up to 20
+FOLLOWED = (CATALOG_ITEMS, MODELS)  # of one partition each
 BATCHES_ENCODED_AT_ONCE = 2  # a core that is done with its half of one batch goes on with the next
 COMMIT_SECONDS = 0.2
 STOOD_STILL_SECONDS = 5.0  # the group waits 10 s for a heartbeat, and the last one may be 2 s old
 QUEUE_BATCHES = 4  # batches that may wait in memory; the rest waits in Kafka
 
+Encoding = tuple[ServedModel, list[Waiting], asyncio.Future[tuple[Vectors, int]]]
+
 
 class InferenceApp:
     """One process of the inference stage."""
 
-    def __init__(self, settings: Settings, encoder: Encoder, recommender: Recommender) -> None:
-        self.settings, self.encoder, self.recommender = settings, encoder, recommender
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
         self.kafka = settings.kafka
         options = client_options(self.kafka)
         self.pseudonyms = load_pseudonyms(settings)
@@ -77,31 +88,31 @@ class InferenceApp:
             max_batch_size=256 * 1024,
         )
         self._admin = AIOKafkaAdminClient(**options)
-        self._cache = EmbeddingCache(cache_folder() / "embeddings.sqlite")
+        cache = EmbeddingCache(cache_folder() / EMBEDDINGS)
+        self._feed = CatalogueFeed(cache, partial(self._report, CATALOG_ITEMS))
         self._follower = Follower(self.kafka, CATALOG_ITEMS, self._on_items)
+        self._rollout = Rollout(settings, self._feed, partial(self._report, MODELS))
+        self._shadowing = Shadowing(self._publish_comparisons)
         limits = settings.inference
         self._waiting = Batcher(
             limits.max_batch_requests, limits.max_batch_tokens, QUEUE_BATCHES * limits.max_batch_requests
         )
-        self._encoded: asyncio.Queue[tuple[list[Waiting], asyncio.Future[tuple[Vectors, int]]]] = asyncio.Queue()
+        self._encoded: asyncio.Queue[tuple[list[Waiting], list[Encoding]]] = asyncio.Queue()
         self._encoding = asyncio.Semaphore(BATCHES_ENCODED_AT_ONCE)
-        self._ranked: asyncio.Queue[tuple[list[Waiting], list[bytes | None]]] = asyncio.Queue(1)
+        self._ranked: asyncio.Queue[list[Waiting]] = asyncio.Queue(1)
         self._encode_threads = ThreadPoolExecutor(BATCHES_ENCODED_AT_ONCE, thread_name_prefix="encode")
-        self._item_thread = ThreadPoolExecutor(1, thread_name_prefix="items")  # reads and writes the cache
-        self._rank_thread = ThreadPoolExecutor(1, thread_name_prefix="rank")
         self._accepted: dict[int, int] = {}  # partition -> highest source offset taken on
         self._next: dict[TopicPartition, int] = {}  # offset to go on from after a restart
         self._to_commit = False
-        self._wakefulness = Wakefulness(STOOD_STILL_SECONDS)
-        self._items_reported = 0  # next offset of the catalogue whose fault is not reported yet
-        self._item_faults: list[tuple[bytes, bytes]] = []
+        self._wakefulness: Wakefulness  # from when it joins the group on
+        self._reported = dict.fromkeys(FOLLOWED, 0)  # next offset of a followed topic whose fault is not reported yet
+        self._faults: list[tuple[bytes, bytes]] = []
+        self._comparisons: list[bytes] = []
         self._in_flight = 0  # requests read and not yet answered
         self._idle = asyncio.Condition()
         self._generation = 0
         self._assigned = asyncio.Event()
         self._lost: asyncio.Future[None]  # ends with what a rebalance failed with
-        self._seconds_per_token = 0.0  # moving average, to tell beforehand who would be late
-        self._last_encoded = 0.0
 
     async def run(self, stop: asyncio.Event) -> None:
         """Run until ``stop`` is set or a part of the stage fails.
@@ -113,11 +124,13 @@ class InferenceApp:
         self._lost = asyncio.get_running_loop().create_future()
         await self._admin.start()
         await self._producer.start()
-        await self._read_item_reports()
+        await self._read_reports()
+        await self._rollout.start()
         await self._follower.start()
         await self._follower.wait_until_caught_up()
-        log.info("catalogue loaded", items=len(self.recommender.catalogue), model=self.recommender.version)
+        log.info("catalogue loaded", items=len(self._feed.items), model=self._rollout.serving.champion.version)
         await self._consumer.start()
+        self._wakefulness = Wakefulness(STOOD_STILL_SECONDS)
         self._consumer.subscribe([self._topic], listener=_Handover(self))
         tasks = [
             asyncio.create_task(step, name=name)
@@ -127,6 +140,8 @@ class InferenceApp:
                 ("rank", self._rank()),
                 ("publish", self._publish()),
                 ("commit", self._commit_regularly()),
+                ("rollout", self._rollout.run()),
+                ("shadow", self._shadowing.run()),
             )
         ]
         stopped = asyncio.create_task(stop.wait())
@@ -141,77 +156,45 @@ class InferenceApp:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             await self._follower.stop()
+            await self._rollout.stop()
             with contextlib.suppress(KafkaError):  # without it the next process reads a little more again
                 await self._commit()
             await self._consumer.stop()
             await self._producer.stop()
             await self._admin.close()
             self._encode_threads.shutdown()
-            self._item_thread.shutdown()
-            self._rank_thread.shutdown()
+            self._feed.close()
 
-    # -- catalogue ---------------------------------------------------------------------------------------------------
+    # -- what is followed --------------------------------------------------------------------------------------------
 
     async def _on_items(self, records: Sequence[ConsumerRecord]) -> None:
-        """Take a batch of catalogue records in, in order; what can't be taken is reported once."""
-        loop = asyncio.get_running_loop()
-        changes: list[tuple[ConsumerRecord, str, Item | None]] = []
-        for record in records:
-            try:
-                item = decode(Item, record.value) if record.value is not None else None
-                if item is not None:
-                    pack_for(item.domain)
-                changes.append((record, decode_key(record.key), item))
-            except (DecodeError, UnknownDomainError) as error:
-                self._report_item(record, error)
-        # In small steps: requests wait for the encoder behind one step, not behind a catalogue.
-        for start in range(0, len(changes), ITEMS_PER_STEP):
-            step = changes[start : start + ITEMS_PER_STEP]
-            chunks = [[] if item is None else item_chunks(pack_for(item.domain), item) for _, _, item in step]
-            texts = [text for several in chunks for text in several]
-            vectors = [np.empty((0, self.encoder.dim), np.float32)]
-            for place in range(0, len(texts), TEXTS_PER_STEP):
-                some = texts[place : place + TEXTS_PER_STEP]
-                vectors.append(await loop.run_in_executor(self._item_thread, self._cache.encode, self.encoder, some))
-            embeddings = np.split(np.concatenate(vectors), np.cumsum([len(several) for several in chunks])[:-1])
-            faults = await loop.run_in_executor(
-                self._rank_thread,
-                self._change_catalogue,
-                [(*change, several) for change, several in zip(step, embeddings, strict=True)],
-            )
-            for record, fault in faults:
-                self._report_item(record, fault)
-        if self._item_faults and not self._ranked.full():
-            self._ranked.put_nowait(([], []))  # publish them even if no request comes
+        await self._feed.on_records(records)
 
-    def _change_catalogue(
-        self, changes: Iterable[tuple[ConsumerRecord, str, Item | None, NDArray[np.float32]]]
-    ) -> list[tuple[ConsumerRecord, CatalogueError]]:
-        faults = []
-        for record, item_id, item, embeddings in changes:
-            try:
-                if item is None:
-                    self.recommender.catalogue.remove(item_id)
-                else:
-                    self.recommender.put([item_id], [item], [embeddings])
-            except CatalogueError as error:
-                faults.append((record, error))
-        return faults
-
-    async def _read_item_reports(self) -> None:
-        """Find out up to which catalogue offset faults have been reported: it is committed with the offsets."""
+    async def _read_reports(self) -> None:
+        """Find out up to where faults of the followed topics have been reported: it is committed with the offsets."""
         committed = await committed_offsets(self._admin, self._group)
-        self._items_reported = max((int(entry.metadata) for entry in committed.values() if entry.metadata), default=0)
+        for entry in committed.values():
+            for topic, offset in zip(FOLLOWED, (entry.metadata or "").split(), strict=False):
+                self._reported[topic] = max(self._reported[topic], int(offset))
 
-    def _report_item(self, record: ConsumerRecord, error: Exception) -> None:
-        if record.offset < self._items_reported:
+    def _report(self, topic: Topic, record: ConsumerRecord, error: Exception) -> None:
+        """Have a dead letter published of a record that can't be taken in, once."""
+        if record.offset < self._reported[topic]:
             return
-        self._items_reported = record.offset + 1
-        self._item_faults.append(
-            self._bury(
-                CATALOG_ITEMS, record.partition, record.offset, record.timestamp, record.key, record.value, error
-            )
+        self._reported[topic] = record.offset + 1
+        self._faults.append(
+            self._bury(topic, record.partition, record.offset, record.timestamp, record.key, record.value, error)
         )
+        self._publish_soon()
+
+    def _publish_comparisons(self, comparisons: Sequence[ShadowComparison]) -> None:
+        self._comparisons += map(encode, comparisons)
+        self._publish_soon()
+
+    def _publish_soon(self) -> None:
+        """See that what goes beside the answers is published even if no request comes."""
+        if (self._faults or self._comparisons) and not self._ranked.full():
+            self._ranked.put_nowait([])
 
     # -- the four steps ----------------------------------------------------------------------------------------------
 
@@ -225,16 +208,13 @@ class InferenceApp:
                 if generation != self._generation:
                     break  # handed over while waiting for room; whoever has the partitions now reads them again
                 waiting = [self._accept(record) for record in records]
-                self._tokenize(waiting)
+                for model, entries in _by_model(waiting).items():
+                    tokens = model.tokenize([entry.joined for entry in entries if entry.joined is not None])
+                    for entry, ids in zip(entries, tokens, strict=True):
+                        entry.tokens = ids
                 self._in_flight += len(waiting)
                 await self._waiting.put(waiting)
             await pace.rest_after(batches, limit)
-
-    def _tokenize(self, entries: list[Waiting]) -> None:
-        texts = [(entry, text) for entry in entries if entry.joined and (text := request_text(entry.joined))]
-        tokens = self.encoder.tokenize([text for _, text in texts], "query")
-        for (entry, _), ids in zip(texts, tokens, strict=True):
-            entry.tokens = ids
 
     def _accept(self, record: ConsumerRecord) -> Waiting:
         """Return a request to answer, a dead letter, or, of a request answered already, an offset to be committed."""
@@ -249,6 +229,8 @@ class InferenceApp:
         if joined.source.offset > self._accepted.get(record.partition, -1):
             self._accepted[record.partition] = joined.source.offset
             entry.joined = joined
+            entry.model = self._rollout.serving.model_for(entry.key.decode(errors="replace"))
+            self._rollout.recent.append(joined)
         return entry
 
     async def _encode(self) -> None:
@@ -257,80 +239,62 @@ class InferenceApp:
             await self._encoding.acquire()
             batch = await self._waiting.take()
             self._shed(batch)
-            tokens = [entry.tokens for entry in batch if entry.tokens is not None]
-            await self._encoded.put((batch, loop.run_in_executor(self._encode_threads, self._encode_texts, tokens)))
-
-    def _encode_texts(self, tokens: list[TokenIds]) -> tuple[Vectors, int]:
-        """Return the vectors [len(tokens), dim] and when they were there; runs in a thread."""
-        started = clock.perf_counter()
-        vectors = self.encoder.encode(tokens)
-        ended = clock.perf_counter()
-        if tokens:
-            # The encoder works off one batch after the other: time spent waiting for the one before is not this one's.
-            spent = (ended - max(started, self._last_encoded)) / sum(map(len, tokens))
-            self._seconds_per_token += 0.2 * (spent - self._seconds_per_token)
-        self._last_encoded = ended
-        return vectors, int(clock.time() * 1000)
+            encodings = []
+            for model, entries in _by_model(batch).items():
+                tokens = [entry.tokens for entry in entries if entry.tokens is not None]
+                encoded = loop.run_in_executor(self._encode_threads, model.encode, tokens)
+                encodings.append((model, entries, encoded))
+            await self._encoded.put((batch, encodings))
 
     def _shed(self, batch: list[Waiting]) -> None:
         """Leave the text of requests that would be late unread: a cheaper list in time beats a better one too late."""
         now = clock.time() * 1000
-        tokens = 0
+        ahead = 0.0  # milliseconds of encoding
         for entry in batch:
-            if entry.tokens is None or entry.joined is None:
+            if entry.tokens is None or entry.joined is None or entry.model is None:
                 continue
             budget, deadline = self.settings.inference.budget_ms, entry.joined.request.deadline
             latest = min(
                 deadline if deadline is not None else float("inf"),
                 entry.joined.joined_at + budget if budget is not None else float("inf"),
             )
-            if now + (tokens + len(entry.tokens)) * self._seconds_per_token * 1000 > latest:
+            own = len(entry.tokens) * entry.model.seconds_per_token * 1000
+            if now + ahead + own > latest:
                 entry.tokens = None
                 entry.degraded.append("overloaded: the text was not read")
             else:
-                tokens += len(entry.tokens)
+                ahead += own
 
     async def _rank(self) -> None:
-        loop = asyncio.get_running_loop()
         while True:
-            batch, encoding = await self._encoded.get()
-            encoded, encoded_at = await encoding
+            batch, encodings = await self._encoded.get()
+            encoded = [(model, entries, *await encoding) for model, entries, encoding in encodings]
             self._encoding.release()
-            following = iter(encoded)
-            vectors = [None if entry.tokens is None else next(following) for entry in batch]
-            values = await loop.run_in_executor(self._rank_thread, self._answer, batch, vectors, encoded_at)
-            await self._ranked.put((batch, values))
+            answered = await asyncio.gather(
+                *(
+                    model.in_thread(partial(self._answer, model, entries, vectors, encoded_at))
+                    for model, entries, vectors, encoded_at in encoded
+                )
+            )
+            await self._ranked.put(batch)
+            if (shadow := self._rollout.serving.shadow) is not None:
+                for some in answered:
+                    self._shadowing.offer(shadow, some)
 
-    def _answer(self, batch: list[Waiting], vectors: list[Any], encoded_at: int) -> list[bytes | None]:
-        """Return each entry's encoded recommendation; a dead letter where there is none to be had; None for repeats."""
-        answers: list[bytes | None] = []
-        for entry, answer in zip(batch, self._lists(batch, vectors), strict=True):
-            if isinstance(answer, Exception) and entry.joined is not None:
-                self._give_up(entry, encode(entry.joined), answer)
-            if entry.dead_letter is not None:
-                answers.append(entry.dead_letter)
-            elif entry.joined is not None and isinstance(answer, Answer):
-                answers.append(self._recommendation(entry, entry.joined, answer, encoded_at))
-            else:
-                answers.append(None)
-        return answers
-
-    def _lists(self, batch: list[Waiting], vectors: list[Any]) -> list[Answer | Exception | None]:
-        """Rank for the whole batch; if that fails, for each request alone, so that only the faulty one has no list."""
-        good = [
-            (entry.joined, vector) for entry, vector in zip(batch, vectors, strict=True) if entry.joined is not None
-        ]
-        lists: list[Answer | Exception] = []
-        try:
-            lists += self.recommender.answer([joined for joined, _ in good], [vector for _, vector in good])
-        except Exception:  # whatever is wrong with one request, the others get their answers
-            for joined, vector in good:
-                try:
-                    lists += self.recommender.answer([joined], [vector])
-                except Exception as error:
-                    lists.append(error)
-        answers = iter(lists)
-        return [None if entry.joined is None else next(answers) for entry in batch]
+    def _answer(self, model: ServedModel, entries: list[Waiting], encoded: Vectors, encoded_at: int) -> list[Answered]:
+        """Give each entry its answer, or a dead letter where there is none to be had; return what was not degraded."""
+        requests = [entry.joined for entry in entries if entry.joined is not None]
+        following = iter(encoded)
+        vectors = [None if entry.tokens is None else next(following) for entry in entries]
+        ranked: list[Answered] = []
+        for entry, joined, answer in zip(entries, requests, model.lists(requests, vectors), strict=True):
+            if isinstance(answer, Exception):
+                self._give_up(entry, encode(joined), answer)
+                continue
+            entry.answer = encode(_recommendation(model, entry, joined, answer, encoded_at))
+            if not entry.degraded:
+                ranked.append((joined, model.version, answer.items))
+        return ranked
 
     def _give_up(self, entry: Waiting, value: bytes | None, error: Exception) -> None:
         """Have a dead letter published in place of an answer."""
@@ -369,47 +333,21 @@ class InferenceApp:
             value=value,
         )
 
-    def _recommendation(self, entry: Waiting, joined: JoinedRequest, answer: Answer, encoded_at: int) -> bytes:
-        request = joined.request
-        degraded = list(entry.degraded)
-        if not len(self.recommender.catalogue):
-            degraded.append("the catalogue is empty")
-        if request.constraints and request.constraints.max_distance is not None and joined.context.location is None:
-            degraded.append("max_distance was ignored: the user's location is unknown")
-        return encode(
-            Recommendation(
-                request_id=request.request_id,
-                domain=request.domain,
-                model=self.recommender.version,
-                items=answer.items,
-                source=joined.source,
-                understood=answer.understood,
-                degraded="; ".join(degraded) or None,
-                timings=Timings(
-                    received=joined.received_at,
-                    joined=joined.joined_at,
-                    consumed=entry.consumed_at,
-                    encoded=encoded_at,
-                    ranked=int(clock.time() * 1000),
-                ),
-            )
-        )
-
     async def _publish(self) -> None:
         while True:
-            batch, values = await self._ranked.get()
+            batch = await self._ranked.get()
             while not self._ranked.empty():
-                more, more_values = self._ranked.get_nowait()
-                batch, values = batch + more, values + more_values
-            await self._send(batch, values)
+                batch = batch + self._ranked.get_nowait()
+            await self._send(batch)
             async with self._idle:
                 self._in_flight -= len(batch)
                 self._idle.notify_all()
 
-    async def _send(self, batch: list[Waiting], values: list[bytes | None]) -> None:
+    async def _send(self, batch: list[Waiting]) -> None:
         """Publish a batch in order and return when the broker has it."""
         self._wakefulness.check()
-        faults, self._item_faults = self._item_faults, []
+        faults, self._faults = self._faults, []
+        comparisons, self._comparisons = self._comparisons, []
         sent = [
             await self._producer.send(
                 full_name(self.kafka, DEADLETTERS if entry.dead_letter else RECOMMENDATIONS),
@@ -418,11 +356,13 @@ class InferenceApp:
                 partition=0 if entry.dead_letter else entry.partition,
                 timestamp_ms=None if entry.dead_letter else entry.time,
             )
-            for entry, value in zip(batch, values, strict=True)
-            if value is not None
+            for entry in batch
+            if (value := entry.dead_letter or entry.answer) is not None
         ]
-        for key, value in faults:
-            sent.append(await self._producer.send(full_name(self.kafka, DEADLETTERS), value, key, partition=0))
+        name = self.settings.inference.model_name.encode()
+        beside = [(DEADLETTERS, *fault) for fault in faults] + [(MODELS_SHADOW, name, value) for value in comparisons]
+        for topic, key, value in beside:
+            sent.append(await self._producer.send(full_name(self.kafka, topic), value, key, partition=0))
         await asyncio.gather(*sent)
         self._next |= {TopicPartition(self._topic, entry.partition): entry.offset + 1 for entry in batch}
         self._to_commit = True
@@ -436,7 +376,7 @@ class InferenceApp:
     async def _commit(self) -> None:
         if self._to_commit and self._next:
             self._to_commit = False
-            reported = str(self._items_reported)
+            reported = " ".join(str(self._reported[topic]) for topic in FOLLOWED)
             await self._consumer.commit({partition: (offset, reported) for partition, offset in self._next.items()})
 
 
@@ -473,3 +413,39 @@ class _Handover(ConsumerRebalanceListener):  # type: ignore[misc]
         app._next.update({partition: entry.offset for partition, entry in committed.items()})  # noqa: SLF001
         app._assigned.set()  # noqa: SLF001
         log.info("partitions assigned", partitions=sorted(partition.partition for partition in partitions))
+
+
+def _by_model(batch: Iterable[Waiting]) -> dict[ServedModel, list[Waiting]]:
+    """Return the entries that are to be answered, each in its order, by the model that answers them."""
+    entries: dict[ServedModel, list[Waiting]] = {}
+    for entry in batch:
+        if entry.model is not None:
+            entries.setdefault(entry.model, []).append(entry)
+    return entries
+
+
+def _recommendation(
+    model: ServedModel, entry: Waiting, joined: JoinedRequest, answer: Answer, encoded_at: int
+) -> Recommendation:
+    request = joined.request
+    degraded = list(entry.degraded)
+    if not len(model.recommender.catalogue):
+        degraded.append("the catalogue is empty")
+    if request.constraints and request.constraints.max_distance is not None and joined.context.location is None:
+        degraded.append("max_distance was ignored: the user's location is unknown")
+    return Recommendation(
+        request_id=request.request_id,
+        domain=request.domain,
+        model=model.version,
+        items=answer.items,
+        source=joined.source,
+        understood=answer.understood,
+        degraded="; ".join(degraded) or None,
+        timings=Timings(
+            received=joined.received_at,
+            joined=joined.joined_at,
+            consumed=entry.consumed_at,
+            encoded=encoded_at,
+            ranked=int(clock.time() * 1000),
+        ),
+    )

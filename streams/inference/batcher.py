@@ -8,10 +8,9 @@ import asyncio
 from collections import deque
 from dataclasses import dataclass, field
 
-import numpy as np
-from numpy.typing import NDArray
-
+from models.encoder import TokenIds
 from schemas.records import JoinedRequest
+from streams.inference.served_model import ServedModel
 
 
 @dataclass(slots=True)
@@ -23,8 +22,10 @@ class Waiting:
     time: int  # event time, milliseconds
     key: bytes
     joined: JoinedRequest | None  # None: could not be decoded, or has been answered already
+    model: ServedModel | None = None  # that answers it; None: nothing to answer
     dead_letter: bytes | None = None
-    tokens: NDArray[np.int64] | None = None  # None: no text, or one that is not encoded any more
+    answer: bytes | None = None
+    tokens: TokenIds | None = None  # None: no text, or one that is not encoded any more
     consumed_at: int = 0
     degraded: list[str] = field(default_factory=list)
 

@@ -31,16 +31,16 @@ def _byte_tokenizer(folder: Path) -> int:
     return len(vocabulary)
 
 
-def tiny_encoder(folder: Path, layers: int = 2) -> Path:
+def tiny_encoder(folder: Path, layers: int = 2, *, seed: int = 1, hidden: int = 32) -> Path:
     folder.mkdir()
     size = _byte_tokenizer(folder)
-    torch.manual_seed(1)
+    torch.manual_seed(seed)
     config = BertConfig(
         vocab_size=size,
-        hidden_size=32,
+        hidden_size=hidden,
         num_hidden_layers=layers,
         num_attention_heads=4,
-        intermediate_size=64,
+        intermediate_size=2 * hidden,
         max_position_embeddings=64,
     )
     BertModel(config, add_pooling_layer=False).save_pretrained(folder)

@@ -1,0 +1,102 @@
+"""A model that answers requests: its encoder, its catalogue, and the one thread that may touch the catalogue.
+
+Nothing has to be closed: when the last request that was given to a model has its answer, nobody refers to the model any
+more, and its memory and threads go with it.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from models.artefact import load_recommender
+from models.encoder import Encoder, TokenIds
+from models.recommender import Answer, Recommender, Vectors, request_text
+from schemas.records import JoinedRequest
+
+T = TypeVar("T")
+
+
+class ServedModel:
+    """One version in memory.
+
+    Attributes:
+        announced: the version in the model store; None: what the stage came with (``inference.model``).
+        seconds_per_token: moving average of encoding, to tell beforehand who would be late.
+
+    """
+
+    def __init__(self, encoder: Encoder, recommender: Recommender, announced: str | None = None) -> None:
+        self.encoder, self.recommender, self.announced = encoder, recommender, announced
+        self.seconds_per_token = 0.0
+        self._last_encoded = 0.0
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="rank")
+
+    @classmethod
+    def load(cls, model: str | Path, *, name: str, threads: int, announced: str | None = None) -> "ServedModel":
+        """Load what ``load_recommender`` loads."""
+        return cls(*load_recommender(model, threads=threads, name=name), announced)
+
+    @property
+    def version(self) -> str:
+        """Return name@version, as it stands in every answer."""
+        return self.recommender.version
+
+    async def in_thread(self, function: Callable[[], T]) -> T:
+        """Call what touches the catalogue."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, function)
+
+    def tokenize(self, joined: Sequence[JoinedRequest]) -> list[TokenIds | None]:
+        """Return the tokens of each request's text; None of a request without one."""
+        texts = [request_text(request) for request in joined]
+        tokens = iter(self.encoder.tokenize([text for text in texts if text], "query"))
+        return [next(tokens) if text else None for text in texts]
+
+    def encode(self, tokens: Sequence[TokenIds]) -> tuple[Vectors, int]:
+        """Return the vectors [len(tokens), dim] and when they were there, in milliseconds since 1970."""
+        started = time.perf_counter()
+        vectors = self.encoder.encode(tokens)
+        ended = time.perf_counter()
+        if tokens:
+            # The encoder works off one batch after the other: time spent waiting for the one before is not this one's.
+            spent = (ended - max(started, self._last_encoded)) / sum(map(len, tokens))
+            self.seconds_per_token += 0.2 * (spent - self.seconds_per_token)
+        self._last_encoded = ended
+        return vectors, int(time.time() * 1000)
+
+    def lists(self, joined: Sequence[JoinedRequest], vectors: Sequence[Vectors | None]) -> list[Answer | Exception]:
+        """Rank for all requests; if that fails, for each alone, so that only the faulty one has no list."""
+        try:
+            return list(self.recommender.answer(joined, vectors))
+        except Exception:  # whatever is wrong with one request, the others get their answers
+            lists: list[Answer | Exception] = []
+            for request, vector in zip(joined, vectors, strict=True):
+                try:
+                    lists += self.recommender.answer([request], [vector])
+                except Exception as error:
+                    lists.append(error)
+            return lists
+
+    def answer_alone(self, joined: JoinedRequest) -> tuple[Answer, float]:
+        """Answer one request as if nothing else were going on; return the seconds of work that took.
+
+        Raises:
+            ValueError: what came out is not finite.
+
+        """
+        # On a processor, time that other threads had it does not count; a GPU's time is not this thread's.
+        clock = time.thread_time if self.encoder.provider == "CPUExecutionProvider" else time.perf_counter
+        started = clock()
+        (tokens,) = self.tokenize([joined])
+        vector = None if tokens is None else self.encoder.encode([tokens])[0]
+        (answer,) = self.recommender.answer([joined], [vector])
+        seconds = clock() - started
+        if (vector is not None and not np.isfinite(vector).all()) or not np.isfinite(
+            [item.score for item in answer.items]
+        ).all():
+            raise ValueError("its scores are not finite numbers")
+        return answer, seconds
