@@ -3,7 +3,7 @@
 import shutil
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from .quantisation import quantise_rows
 
 EXPORT_VERSION = 2  # part of the cache key: raise it when the same base exports to something else
 SERVED_TOKENS = 256  # longer texts are cut: the cost of a text grows faster than its length
+SHIPPED_STUDENT = Path(__file__).parent / "shipped" / "student.safetensors"
 LEAST_COSINE: dict[Precision, float] = {"fp32": 0.99999, "fp16": 0.999, "int8": 0.995}
 
 PARITY_TEXTS = (
@@ -64,24 +65,68 @@ def load_default_encoder(cache: Path | None = None, *, threads: int = 2) -> Enco
     The first call unpacks and exports, which takes about half a minute; later ones find the artefact in the cache. A
     damaged one is made again.
     """
-    folder = default_encoder_folder(cache)
+
+    def export(folder: Path) -> None:
+        export_encoder(load_base(PACKAGED, cache), folder, _default_precision())
+
+    return _load_or_export(default_encoder_folder(cache), export, threads)
+
+
+def load_shipped_encoder(cache: Path | None = None, *, threads: int = 2) -> Encoder:
+    """Load the encoder that comes with Tablecast, ready to serve with that many threads.
+
+    The student in models/shipped reads queries, the packaged base model, its teacher, reads passages: see
+    models/DISTILLATION.md. The first call unpacks and exports both; later ones find the artefact in the cache.
+
+    Raises:
+        ArtefactError: the student's file is missing or damaged.
+
+    """
+
+    def export(folder: Path) -> None:
+        from .student_weights import restore_student  # brings torch, which serving does without
+
+        load_default_encoder(cache, threads=1).close()
+        student = restore_student(load_base(PACKAGED, cache), SHIPPED_STUDENT)
+        export_encoder(student, folder, _default_precision(), passages=default_encoder_folder(cache))
+
+    return _load_or_export(shipped_encoder_folder(cache), export, threads)
+
+
+def default_encoder_folder(cache: Path | None = None) -> Path:
+    """Return where ``load_default_encoder`` keeps its artefact."""
+    return _artefact_folder(cache, "multilingual-e5-small")
+
+
+def shipped_encoder_folder(cache: Path | None = None) -> Path:
+    """Return where ``load_shipped_encoder`` keeps its artefact.
+
+    Raises:
+        ArtefactError: the student's file is missing.
+
+    """
+    if not SHIPPED_STUDENT.is_file():
+        raise ArtefactError(f"{SHIPPED_STUDENT} is missing: install Tablecast again")
+    return _artefact_folder(cache, f"student-{file_sha256(SHIPPED_STUDENT)[:12]}")
+
+
+def _artefact_folder(cache: Path | None, name: str) -> Path:
+    return (cache or cache_folder()) / "encoders" / f"{name}-{_default_precision()}-{EXPORT_VERSION}"
+
+
+def _default_precision() -> Precision:
+    return "fp16" if has_cuda() else "int8"
+
+
+def _load_or_export(folder: Path, export: Callable[[Path], None], threads: int) -> Encoder:
     if folder.is_dir():
         try:
             return Encoder.load(folder, threads=threads)
         except ArtefactError as error:
             _log.warning("exporting the encoder again", reason=str(error))
             shutil.rmtree(folder)
-    return Encoder.load(export_encoder(load_base(PACKAGED, cache), folder, _default_precision()), threads=threads)
-
-
-def default_encoder_folder(cache: Path | None = None) -> Path:
-    """Return where ``load_default_encoder`` keeps its artefact."""
-    name = f"multilingual-e5-small-{_default_precision()}-{EXPORT_VERSION}"
-    return (cache or cache_folder()) / "encoders" / name
-
-
-def _default_precision() -> Precision:
-    return "fp16" if has_cuda() else "int8"
+    export(folder)
+    return Encoder.load(folder, threads=threads)
 
 
 def export_encoder(

@@ -1,4 +1,4 @@
-"""A student has fewer layers, learns to read as its teacher does."""
+"""A student has fewer layers, learns to read as its teacher does, and is written down as what sets it apart."""
 
 import json
 import random
@@ -12,10 +12,11 @@ from typer.testing import CliRunner
 
 from models.base_model import load_base
 from models.distillation import MODEL, Agreement, Settings, agreement, distil
-from models.encoder import Encoder
-from models.export import export_encoder, reference_vectors
+from models.encoder import ArtefactError, Encoder
+from models.export import export_encoder, load_shipped_encoder, reference_vectors
 from models.fine_tuning.settings import FineTuningError
 from models.pruning import PruningError, kept_layers, prune
+from models.student_weights import restore_student, save_student
 from ops.cli import app
 
 FAMILIES = [tiny_encoder, tiny_decoder]
@@ -176,6 +177,35 @@ def moved(base, layers, size):
     return base
 
 
+@pytest.mark.parametrize("make", FAMILIES, ids=["encoder", "decoder"])
+def test_a_student_is_restored_from_its_differences(tmp_path, make):
+    folder = str(make(tmp_path / "base", layers=4))
+    student = moved(load_base(folder), [0, 3], 0.02)
+    path = tmp_path / "student.safetensors"
+    save_student(student, load_base(folder), [0, 3], path)
+    restored = restore_student(load_base(folder), path)
+    assert restored.model.config.num_hidden_layers == 2
+    kept = weights(student)
+    for name, tensor in weights(restored).items():
+        assert (tensor - kept[name]).square().mean().sqrt() < 0.12 * 0.02
+    bits = 8 * path.stat().st_size
+    assert bits < 6 * sum(parameter.numel() for parameter in student.model.parameters())
+
+
+def test_a_students_file_is_refused_when_damaged_or_of_another_base(tmp_path):
+    folder = str(tiny_encoder(tmp_path / "base", layers=4))
+    path = tmp_path / "student.safetensors"
+    save_student(moved(load_base(folder), [0, 3], 0.02), load_base(folder), [0, 3], path)
+    other = str(tiny_encoder(tmp_path / "other", layers=4))
+    with pytest.raises(ArtefactError, match="not of"):
+        restore_student(load_base(other), path)
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(ArtefactError, match="is damaged"):
+        restore_student(load_base(folder), path)
+    with pytest.raises(ArtefactError, match="is missing"):
+        restore_student(load_base(folder), tmp_path / "nothing")
+
+
 def test_queries_are_read_by_the_student_and_passages_by_its_teacher(tmp_path):
     folder = str(tiny_encoder(tmp_path / "base", layers=4))
     teacher = Encoder.load(export_encoder(load_base(folder), tmp_path / "teacher"))
@@ -190,6 +220,22 @@ def test_queries_are_read_by_the_student_and_passages_by_its_teacher(tmp_path):
     assert both.passage_version == teacher.passage_version == teacher.version != both.version
     teacher.close()
     both.close()
+
+
+def test_the_shipped_encoder_is_small_and_reads_both_languages_nearly_as_its_teacher_does():
+    from models.export import SHIPPED_STUDENT, load_default_encoder
+
+    assert SHIPPED_STUDENT.stat().st_size <= 5_000_000
+    shipped, teacher = load_shipped_encoder(), load_default_encoder()
+    for texts in (
+        ["a quiet place by the river", "cheap noodles near me", "somewhere for a date with live music"],
+        ["安静一点的，离水边近", "附近便宜的面馆", "适合约会，有现场音乐"],
+    ):
+        near = shipped.encode(shipped.tokenize(texts, "query")) * teacher.encode(teacher.tokenize(texts, "query"))
+        assert near.sum(axis=1).min() > 0.93
+    assert shipped.passage_version == teacher.version
+    shipped.close()
+    teacher.close()
 
 
 def exported(*arguments):
