@@ -25,7 +25,7 @@ from schemas.records import Id, Label, Milliseconds, Text
 
 from .base_model import written_at_once
 from .encoder import ArtefactError, Encoder, file_sha256
-from .export import load_default_encoder
+from .export import load_default_encoder, load_shipped_encoder
 from .ranker import Ranker
 from .recommender import Recommender
 
@@ -164,15 +164,17 @@ def load_recommender(
 ) -> tuple[Encoder, Recommender]:
     """Return a model ready to serve: "shipped", "base", or that of a folder, after checking the folder.
 
-    "shipped" is what comes with Tablecast, "base" the packaged language model with the starting weights. ``name`` goes
+    "shipped" is what comes with Tablecast, a student of the packaged language model that reads requests; "base" is that
+    language model alone. Both rank with the starting weights. ``name`` goes
     before the version in every answer; by default the manifest's. ``cache`` replaces ``cache_folder()``.
 
     Raises:
         ArtefactError: the folder is not a model, or its parts are not what they should be.
 
     """
-    if model in {SHIPPED, BASE}:  # nothing is shipped yet beyond the base model
-        encoder = load_default_encoder(cache, threads=threads)
+    if model in {SHIPPED, BASE}:
+        load = load_shipped_encoder if model == SHIPPED else load_default_encoder
+        encoder = load(cache, threads=threads)
         return encoder, Recommender(encoder.dim, f"{name or 'tablecast'}@{encoder.version}")
     folder = Path(model)
     manifest = read_model(folder)

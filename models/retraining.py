@@ -26,7 +26,7 @@ from models.base_model import PACKAGED, cache_folder, written_at_once
 from models.chunks import item_chunks
 from models.embedding_cache import EmbeddingCache
 from models.encoder import Encoder
-from models.export import default_encoder_folder, load_default_encoder
+from models.export import default_encoder_folder, load_default_encoder, load_shipped_encoder, shipped_encoder_folder
 from models.feedback_training import Correction, learn_correction
 from models.gate import ALL, Verdict
 from models.judging import judge
@@ -86,8 +86,10 @@ def starting_model(folder: Path, model: str, name: str) -> Path:
     """
     if model not in {SHIPPED, BASE}:
         return Path(model)
-    load_default_encoder().close()  # exports it if that has never been done
-    write_model(folder, name=name, base=PACKAGED, encoder=default_encoder_folder())
+    load = load_shipped_encoder if model == SHIPPED else load_default_encoder
+    load().close()  # exports it if that has never been done
+    encoder = shipped_encoder_folder() if model == SHIPPED else default_encoder_folder()
+    write_model(folder, name=name, base=PACKAGED, encoder=encoder)
     return folder
 
 

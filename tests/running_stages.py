@@ -5,7 +5,7 @@ import time
 import pytest
 import pytest_asyncio
 
-from models.export import load_default_encoder
+from models.export import load_shipped_encoder
 from ops.bench.deployment import deployed
 from ops.simulator.events import catalogue
 from ops.simulator.world import build_world
@@ -15,7 +15,7 @@ from streams.settings import KafkaSettings, Settings
 @pytest.fixture(scope="session")
 def exported_encoder():
     """See that the encoder's artefact is in the cache, so that no stage has to export it while a test waits."""
-    load_default_encoder()
+    load_shipped_encoder()
 
 
 @pytest.fixture(scope="session")
