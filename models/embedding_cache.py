@@ -8,12 +8,15 @@ from pathlib import Path
 import numpy as np
 import structlog
 from numpy.typing import NDArray
+from prometheus_client import Counter
 
 from .encoder import Encoder
 
 _TEXTS_PER_STEP = 64  # encoded, stored and reported together
 _KEYS_PER_QUERY = 500  # SQLite takes at most 999 parameters in its older builds
 _log = structlog.get_logger(__name__)
+_texts = Counter("tablecast_item_texts", "Texts of items whose vectors were wanted: cached, or encoded.", ["vector"])
+_cached, _encoded = _texts.labels("cached"), _texts.labels("encoded")
 
 
 class EmbeddingCache:
@@ -41,6 +44,8 @@ class EmbeddingCache:
         wanted = dict(zip(keys, texts, strict=True))
         vectors = self._stored(encoder, list(wanted))
         missing = [key for key in wanted if key not in vectors]
+        _cached.inc(len(vectors))
+        _encoded.inc(len(missing))
         for start in range(0, len(missing), _TEXTS_PER_STEP):
             step = missing[start : start + _TEXTS_PER_STEP]
             encoded = encoder.encode(encoder.tokenize([wanted[key] for key in step], "passage"), "passage")

@@ -15,6 +15,8 @@ from pydantic import BaseModel, SecretStr
 from schemas.errors import ExplainedError
 from streams.settings import Settings
 
+NAMES = ("state", "inference", "trainer")
+
 
 class StageError(ExplainedError):
     """A stage did not come up; the message ends with what it said last."""
@@ -27,6 +29,8 @@ class Stage:
         self.name = name
         self.log_file = log_file
         self._environment = {**os.environ, **variables(settings), **(extra or {})}
+        if settings.metrics.port is not None:  # on one machine each stage needs a port of its own
+            self._environment["TABLECAST_METRICS__PORT"] = str(settings.metrics.port + NAMES.index(name))
         self._process: asyncio.subprocess.Process | None = None
         self.restarts = 0
 

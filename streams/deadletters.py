@@ -11,6 +11,7 @@ from schemas.codec import encode
 from schemas.errors import ExplainedError
 from schemas.records import DeadLetter
 from schemas.topics import Topic
+from streams import metrics
 from streams.privacy import without_id
 
 MAX_VALUE_BYTES = 3 * 1024 * 1024  # what fits into the topic beside the rest
@@ -50,6 +51,7 @@ def dead_letter(
         value=None if withheld or value is None else value[:MAX_VALUE_BYTES],
         payload="withheld" if withheld else "cut" if value is not None and len(value) > MAX_VALUE_BYTES else "whole",
     )
+    metrics.dead_letter_written(topic.name, letter.error)
     own_key = pseudonyms.of(key) if key and topic.personal else key or b""
     return own_key, encode(letter)
 

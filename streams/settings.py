@@ -78,6 +78,13 @@ class PrivacySettings(_Section):
     keep_raw: bool = False  # no pseudonyms, no redaction, dead letters with their payload
 
 
+class MetricsSettings(_Section):
+    """Where a stage serves /metrics, /health and /ready."""
+
+    host: str = "127.0.0.1"  # the pages tell no secrets, but need no readers beyond Prometheus either
+    port: int | None = Field(default=None, ge=1, le=65535)  # None: nowhere
+
+
 class TrainerSettings(_Section):
     """The trainer stage."""
 
@@ -105,6 +112,7 @@ class Settings(BaseSettings):
     privacy: PrivacySettings = PrivacySettings()
 
     trainer: TrainerSettings = TrainerSettings()
+    metrics: MetricsSettings = MetricsSettings()
 
     @property
     def model_store(self) -> str:

@@ -36,8 +36,10 @@ from schemas.topics import (
     REQUESTS_JOINED,
     Topic,
 )
+from streams import metrics
 from streams.deadletters import dead_letter, reason
 from streams.follower import Follower
+from streams.health import Position, Progress, serve
 from streams.inference.answered import Wakefulness, last_answered
 from streams.inference.batcher import Batcher, Waiting
 from streams.inference.catalogue_feed import CatalogueFeed
@@ -113,6 +115,11 @@ class InferenceApp:
         self._generation = 0
         self._assigned = asyncio.Event()
         self._lost: asyncio.Future[None]  # ends with what a rebalance failed with
+        self._event_times: dict[TopicPartition, int] = {}  # of the newest request answered
+        self.progress = Progress(self.kafka.prefix)
+        metrics.QUEUE_LENGTH.labels("in flight").set_function(lambda: self._in_flight)
+        metrics.QUEUE_LENGTH.labels("encoder").set_function(lambda: len(self._waiting))
+        metrics.TABLE_ROWS.labels("catalogue").set_function(lambda: len(self._feed.items))
 
     async def run(self, stop: asyncio.Event) -> None:
         """Run until ``stop`` is set or a part of the stage fails.
@@ -121,6 +128,7 @@ class InferenceApp:
             Exception: whatever ended the stage.
 
         """
+        serve(self.settings.metrics, self.progress)
         self._lost = asyncio.get_running_loop().create_future()
         await self._admin.start()
         await self._producer.start()
@@ -142,6 +150,7 @@ class InferenceApp:
                 ("commit", self._commit_regularly()),
                 ("rollout", self._rollout.run()),
                 ("shadow", self._shadowing.run()),
+                ("progress", self.progress.watch(self._positions, self._consumer.end_offsets)),
             )
         ]
         stopped = asyncio.create_task(stop.wait())
@@ -168,6 +177,7 @@ class InferenceApp:
     # -- what is followed --------------------------------------------------------------------------------------------
 
     async def _on_items(self, records: Sequence[ConsumerRecord]) -> None:
+        metrics.records_read(CATALOG_ITEMS.name, len(records))
         await self._feed.on_records(records)
 
     async def _read_reports(self) -> None:
@@ -207,6 +217,7 @@ class InferenceApp:
             for records in batches.values():
                 if generation != self._generation:
                     break  # handed over while waiting for room; whoever has the partitions now reads them again
+                metrics.records_read(REQUESTS_JOINED.name, len(records))
                 waiting = [self._accept(record) for record in records]
                 for model, entries in _by_model(waiting).items():
                     tokens = model.tokenize([entry.joined for entry in entries if entry.joined is not None])
@@ -239,6 +250,8 @@ class InferenceApp:
             await self._encoding.acquire()
             batch = await self._waiting.take()
             self._shed(batch)
+            tokens_of_batch = sum(len(entry.tokens) for entry in batch if entry.tokens is not None)
+            metrics.batch_taken(len(batch), tokens_of_batch, self.settings.inference.max_batch_tokens)
             encodings = []
             for model, entries in _by_model(batch).items():
                 tokens = [entry.tokens for entry in entries if entry.tokens is not None]
@@ -291,7 +304,8 @@ class InferenceApp:
             if isinstance(answer, Exception):
                 self._give_up(entry, encode(joined), answer)
                 continue
-            entry.answer = encode(_recommendation(model, entry, joined, answer, encoded_at))
+            entry.recommendation = _recommendation(model, entry, joined, answer, encoded_at)
+            entry.answer = encode(entry.recommendation)
             if not entry.degraded:
                 ranked.append((joined, model.version, answer.items))
         return ranked
@@ -366,6 +380,16 @@ class InferenceApp:
         await asyncio.gather(*sent)
         self._next |= {TopicPartition(self._topic, entry.partition): entry.offset + 1 for entry in batch}
         self._to_commit = True
+        self._event_times |= {TopicPartition(self._topic, entry.partition): entry.time for entry in batch}
+        answers = [(entry.time, entry.recommendation) for entry in batch if entry.recommendation is not None]
+        metrics.records_published(RECOMMENDATIONS.name, len(answers))
+        metrics.answered(answers, int(clock.time() * 1000))
+
+    def _positions(self) -> dict[TopicPartition, Position]:
+        return {
+            partition: Position(self._next.get(partition, 0), self._event_times.get(partition, 0))
+            for partition in self._consumer.assignment()
+        }
 
     async def _commit_regularly(self) -> None:
         while True:
@@ -389,6 +413,7 @@ class _Handover(ConsumerRebalanceListener):  # type: ignore[misc]
     async def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
         app = self._app
         app._generation += 1  # noqa: SLF001 - the listener is a part of the stage
+        app.progress.revoked()
         app._assigned.clear()  # noqa: SLF001
         async with app._idle:  # noqa: SLF001
             await app._idle.wait_for(lambda: app._in_flight == 0)  # noqa: SLF001
@@ -402,6 +427,7 @@ class _Handover(ConsumerRebalanceListener):  # type: ignore[misc]
         partitions = list(assigned)
         notify_ready()
         if not partitions:
+            app.progress.assigned()  # it stands by
             return
         try:
             answered = await last_answered(app.kafka, [partition.partition for partition in partitions])
@@ -412,6 +438,7 @@ class _Handover(ConsumerRebalanceListener):  # type: ignore[misc]
         app._accepted.update(answered)  # noqa: SLF001
         app._next.update({partition: entry.offset for partition, entry in committed.items()})  # noqa: SLF001
         app._assigned.set()  # noqa: SLF001
+        app.progress.assigned()
         log.info("partitions assigned", partitions=sorted(partition.partition for partition in partitions))
 
 

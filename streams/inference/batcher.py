@@ -9,7 +9,7 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from models.encoder import TokenIds
-from schemas.records import JoinedRequest
+from schemas.records import JoinedRequest, Recommendation
 from streams.inference.served_model import ServedModel
 
 
@@ -25,6 +25,7 @@ class Waiting:
     model: ServedModel | None = None  # that answers it; None: nothing to answer
     dead_letter: bytes | None = None
     answer: bytes | None = None
+    recommendation: Recommendation | None = None  # the same, as it was before it was encoded
     tokens: TokenIds | None = None  # None: no text, or one that is not encoded any more
     consumed_at: int = 0
     degraded: list[str] = field(default_factory=list)

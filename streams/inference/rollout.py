@@ -26,6 +26,7 @@ from schemas.codec import DecodeError
 from schemas.errors import ExplainedError
 from schemas.records import Context, JoinedRequest, ModelAnnouncement, ModelVersion, Request, Source
 from schemas.topics import MODELS
+from streams import metrics
 from streams.follower import Follower
 from streams.inference.catalogue_feed import CatalogueFeed, Report
 from streams.inference.served_model import ServedModel
@@ -171,6 +172,7 @@ class Rollout:
         for gone in set(before.models) - set(self.serving.models):
             self._feed.leave(gone)
         if self.serving != before:
+            metrics.model_changed(role, "swapped")
             roles = {name: getattr(value, "version", value) for name, value in vars(self.serving).items()}
             log.info("models swapped", **roles)
 
@@ -240,6 +242,7 @@ class Rollout:
 
     def _refuse(self, role: Role, wanted: ModelVersion | None, error: Exception) -> None:
         self._refused += 1
+        metrics.model_changed(role, "refused")
         log.error(
             "model refused",
             role=role,

@@ -41,8 +41,10 @@ from schemas.topics import (
     USERS_REQUESTS,
     Topic,
 )
+from streams import metrics
 from streams.deadletters import dead_letter, reason
 from streams.follower import Follower
+from streams.health import Position, Progress, serve
 from streams.kafka import Pace, client_options, committed_offsets, full_name
 from streams.privacy import load_pseudonyms
 from streams.process import end_in_time, notify_ready
@@ -117,6 +119,12 @@ class StateApp:
         self._done: list[ConsumerRecord] = []  # in the order they were applied
         self._unconfirmed: list[asyncio.Future[Any]] = []
         self._generation = 0
+        self._event_times: dict[TopicPartition, int] = {}  # of the newest event applied
+        self.progress = Progress(self.kafka.prefix)
+        for name, rows in zip(TABLES, self.stage.tables, strict=True):
+            metrics.TABLE_ROWS.labels(name).set_function(rows.__len__)
+        metrics.QUEUE_LENGTH.labels("requests").set_function(lambda: len(self._requests))
+        metrics.QUEUE_LENGTH.labels("feedback").set_function(lambda: self._feedback_waiting)
         self._flushing = asyncio.Lock()
         self._apply_feedback = self._applying(USERS_FEEDBACK, self.stage.on_feedback)
         self._agent(USERS_CONTEXT, self._applying(USERS_CONTEXT, self.stage.on_context))
@@ -134,6 +142,7 @@ class StateApp:
             Exception: whatever ended the stage; nothing that was not flushed has been committed.
 
         """
+        serve(self.settings.metrics, self.progress)
         await self._producer.start()
         await self._reader.start()
         await self._probe.start()
@@ -147,6 +156,7 @@ class StateApp:
             asyncio.create_task(self._attribute_feedback(), name="feedback"),
             asyncio.create_task(self._flush_regularly(), name="flush"),
             asyncio.create_task(self._expire_regularly(), name="expire"),
+            asyncio.create_task(self.progress.watch(self._positions, self._probe.end_offsets), name="progress"),
             asyncio.create_task(stop.wait(), name="signal"),
             asyncio.create_task(_crashed(self.faust), name="faust"),
             self._catalogue.task,
@@ -157,9 +167,9 @@ class StateApp:
                 task.result()
         finally:
             end_in_time()
-            for task in tasks[:5]:
+            for task in tasks[:6]:
                 task.cancel()
-            await asyncio.gather(*tasks[:5], return_exceptions=True)
+            await asyncio.gather(*tasks[:6], return_exceptions=True)
             await self._flush()
             await self.faust.stop()
             await self._catalogue.stop()
@@ -191,6 +201,7 @@ class StateApp:
             generation = self._generation
             batches = await self._reader.getmany(timeout_ms=200, max_records=MAX_READ)
             for partition, records in batches.items():
+                metrics.records_read(partition.topic.removeprefix(self.kafka.prefix), len(records))
                 for record in records:
                     if generation != self._generation:
                         break  # a rebalance has taken the partitions back; who has them now reads from the commit
@@ -253,6 +264,7 @@ class StateApp:
                     else:
                         await self._send(joined)
                 self._done.append(event)
+                self.barrier.applied(TopicPartition(event.topic, event.partition), event.offset)
 
     async def _attribute_feedback(self) -> None:
         """Apply feedback, in order, when the lists it may belong to are known."""
@@ -319,8 +331,10 @@ class StateApp:
                 # In order: the last one of a partition stays.
                 offsets = {TopicPartition(read.topic, read.partition): read.offset + 1 for read in done}
                 await self.faust.consumer._commit(offsets)  # noqa: SLF001
+                self._event_times |= {TopicPartition(read.topic, read.partition): read.timestamp for read in done}
 
     async def _send(self, outbound: Outbound) -> None:
+        metrics.records_published(outbound.topic.name)
         self._unconfirmed.append(
             await self._producer.send(
                 full_name(self.kafka, outbound.topic),
@@ -390,9 +404,17 @@ class StateApp:
                 self._reader.seek(partition, offset)
             self._assigned.set()
         notify_ready()
+        self.progress.assigned()
         log.info("ready", users=len(self.stage.users), items=len(self.stage.items), served=len(self.stage.served))
 
+    def _positions(self) -> dict[TopicPartition, Position]:
+        return {
+            partition: Position(self.barrier.position(partition), self._event_times.get(partition, 0))
+            for partition in self._start
+        }
+
     def _forget(self) -> None:
+        self.progress.revoked()
         self._generation += 1
         self._assigned.clear()
         self.barrier.reset()

@@ -76,6 +76,9 @@ class Waitlist(Generic[Entry]):
         self._entries: list[Entry] = []
         self._filled = asyncio.Event()
 
+    def __len__(self) -> int:
+        return len(self._entries)
+
     def add(self, entry: Entry) -> None:
         """Append an entry."""
         self._entries.append(entry)

@@ -7,7 +7,6 @@ import yaml
 
 from ops.broker.kafka import version
 from ops.cli import app
-from ops.stage_health import GROUPS
 from streams.settings import Settings
 
 FOLDER = Path(__file__).parents[2]
@@ -40,8 +39,14 @@ def test_what_runs_on_is_watched(service):
 
 
 @each_service
-def test_volumes_are_declared(service):
-    assert {volume.partition(":")[0] for volume in service.get("volumes", [])} <= set(COMPOSE["volumes"])
+def test_volumes_are_declared_and_what_is_mounted_is_there_and_not_changed(service):
+    for volume in service.get("volumes", []):
+        name, *inside = volume.split(":")
+        if name.startswith("./"):
+            assert (FOLDER / name).exists()
+            assert inside[-1] == "ro"
+        else:
+            assert name in COMPOSE["volumes"]
 
 
 def test_the_broker_is_the_one_that_up_starts():
@@ -53,15 +58,16 @@ def test_a_container_runs_a_command_that_there_is(name):
     commands = {command.name or command.callback.__name__ for command in app.registered_commands}
     commands |= {group.name for group in app.registered_groups}
     assert SERVICES[name]["command"][0] in commands
-    if "test" in SERVICES[name]["healthcheck"]:
-        assert SERVICES[name]["healthcheck"]["test"][-1] in GROUPS
 
 
 @pytest.mark.parametrize("name", STAGES)
 def test_settings_of_a_container_are_settings_that_there_are(name, monkeypatch):
     for variable, value in SERVICES[name]["environment"].items():
         monkeypatch.setenv(variable, value)
-    assert Settings().kafka.bootstrap == "kafka:19092"
+    settings = Settings()
+    assert settings.kafka.bootstrap == "kafka:19092"
+    watched = SERVICES[name]["healthcheck"].get("test")
+    assert watched is None or f":{settings.metrics.port}/ready" in watched[-1]
 
 
 def test_the_stages_of_one_kind_have_names_of_their_own():
