@@ -13,6 +13,7 @@ from ops.dead_letters.command import app as deadletters_app
 from ops.errors import explained
 from ops.evaluate_command import evaluate
 from ops.export_command import export
+from ops.forget_command import forget
 from ops.import_command import HELP as IMPORT_HELP
 from ops.import_command import import_dataset
 from ops.model_command import app as model_app
@@ -44,6 +45,7 @@ app.command()(train)
 app.command()(export)
 app.command()(report)
 app.command()(trainer)
+app.command()(forget)
 
 
 @app.command()

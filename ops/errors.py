@@ -1,12 +1,15 @@
 """From errors that a person can put right to one sentence and an exit code."""
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import typer
-from aiokafka.errors import KafkaConnectionError
+from aiokafka.errors import KafkaConnectionError, KafkaError, NodeNotReadyError
 
 from schemas.errors import ExplainedError
+from streams.refusals import denied, unreachable
+from streams.settings import load_settings
 
 
 @contextmanager
@@ -17,8 +20,14 @@ def explained() -> Iterator[None]:
     """
     try:
         yield
-    except KafkaConnectionError as error:
-        typer.echo(f"Kafka can't be reached ({error}): check kafka.bootstrap, or run `tablecast up`", err=True)
+    except KafkaError as error:
+        kafka = load_settings().kafka
+        sentence = denied(kafka, error)
+        if sentence is None and isinstance(error, KafkaConnectionError | NodeNotReadyError):
+            sentence = asyncio.run(unreachable(kafka)) if kafka.bootstrap else f"Kafka can't be reached ({error})"
+        if sentence is None:
+            raise
+        typer.echo(sentence, err=True)
         raise typer.Exit(ExplainedError.exit_code) from error
     except ExplainedError as error:
         typer.echo(str(error), err=True)

@@ -10,7 +10,10 @@ from rich.console import Console
 from rich.table import Table
 
 from ops.dead_letters.letters import DECISIONS
+from ops.errors import explained
+from schemas.access import ROLES
 from schemas.topics import TOPICS
+from streams.acls import ANY_HOST, Pattern, acls_of, apply_acls
 from streams.kafka import full_name
 from streams.settings import Settings, SettingsError, load_settings
 from streams.state.changelogs import CHANGELOGS
@@ -84,6 +87,55 @@ def list_command(*, as_json: AsJson = False) -> None:
     for topic, name in names.items():
         on_cluster = _described(existing.get(name))
         table.add_row(name, topic.purpose, topic.record.__name__, topic.key, topic.cleanup, on_cluster)
+    Console().print(table)
+
+
+@app.command("acls")
+def acls_command(
+    *,
+    role: Annotated[list[str] | None, typer.Option(help="Only these roles; may be repeated.")] = None,
+    user: Annotated[str | None, typer.Option(help="Who has the role, with one --role; else each role's name.")] = None,
+    apply: Annotated[bool, typer.Option("--apply", help="Give the permissions, as a user who may alter ACLs.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Print the permissions that each role needs, and with --apply give them; none is ever taken away.
+
+    Example: tablecast topics acls --role app --user shop-frontend --apply
+    """
+    known = {entry.name: entry for entry in ROLES}
+    chosen = role or list(known)
+    if unknown := sorted(set(chosen) - set(known)):
+        _fail(f"no role {', '.join(unknown)}: the roles are {', '.join(known)}")
+    if user is not None and len(chosen) != 1:
+        _fail("--user names the user of one role: give --role once with it")
+    kafka = _settings().kafka
+    acls = [acl for name in chosen for acl in acls_of(kafka, known[name], user or name)]
+    if apply:
+        with explained():
+            asyncio.run(apply_acls(kafka, acls))
+    if as_json:
+        rows = [
+            {
+                "principal": acl.principal,
+                "resource": acl.resource.name,
+                "pattern": acl.pattern.name,
+                "name": acl.name,
+                "operation": acl.operation.name,
+                "permission": "ALLOW",
+                "host": ANY_HOST,
+            }
+            for acl in acls
+        ]
+        typer.echo(json.dumps(rows))
+        return
+    table = Table("who", "may", "on", title="given" if apply else "needed; --apply gives them")
+    for acl in acls:
+        name = f"{acl.name}*" if acl.pattern is Pattern.PREFIXED else acl.name
+        table.add_row(
+            acl.principal,
+            acl.operation.name.lower().replace("_", " "),
+            f"{acl.resource.name.lower().replace('_', ' ')} {name}",
+        )
     Console().print(table)
 
 

@@ -1,7 +1,6 @@
 """What every Kafka client of Tablecast shares: connection options, topic names, the wait for an answer."""
 
 import asyncio
-import ssl
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,6 +13,7 @@ from aiokafka.structs import OffsetAndMetadata
 
 from schemas.errors import BadInputError
 from schemas.topics import Topic
+from streams.credentials import sasl_options, tls_context
 from streams.settings import KafkaSettings
 
 _partitioner = DefaultPartitioner()
@@ -26,28 +26,16 @@ def client_options(kafka: KafkaSettings) -> dict[str, Any]:
     """Return the connection arguments that all aiokafka clients take.
 
     Raises:
-        ValueError: no bootstrap server is set.
+        BadInputError: no bootstrap server is set, or a credential or certificate is missing or can't be read.
 
     """
     if kafka.bootstrap is None:
         raise BadInputError("no Kafka cluster: set TABLECAST_KAFKA__BOOTSTRAP=host:port, or run `tablecast up`")
-    options: dict[str, Any] = {
-        "bootstrap_servers": kafka.bootstrap,
-        "security_protocol": kafka.security_protocol,
-    }
+    options: dict[str, Any] = {"bootstrap_servers": kafka.bootstrap, "security_protocol": kafka.security_protocol}
     if kafka.security_protocol.endswith("SSL"):
-        context = ssl.create_default_context(cafile=kafka.ca_file)
-        if kafka.certificate_file:
-            context.load_cert_chain(kafka.certificate_file, kafka.key_file)
-        options["ssl_context"] = context
+        options["ssl_context"] = tls_context(kafka)
     if kafka.security_protocol.startswith("SASL"):
-        if kafka.sasl_username is None or kafka.sasl_password is None:
-            raise BadInputError("SASL needs TABLECAST_KAFKA__SASL_USERNAME and TABLECAST_KAFKA__SASL_PASSWORD")
-        options |= {
-            "sasl_mechanism": kafka.sasl_mechanism,
-            "sasl_plain_username": kafka.sasl_username,
-            "sasl_plain_password": kafka.sasl_password.get_secret_value(),
-        }
+        options |= sasl_options(kafka)
     return options
 
 

@@ -32,11 +32,15 @@ class KafkaSettings(_Section):
     replication: int = Field(default=1, ge=1, le=15)
     keep_history: bool = False  # no retention: for replayed and imported records, whose event times are old
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
-    sasl_mechanism: Literal["SCRAM-SHA-256", "SCRAM-SHA-512"] = "SCRAM-SHA-512"
-    sasl_username: str | None = None
-    sasl_password: SecretStr | None = None
-    ca_file: Path | None = None
-    certificate_file: Path | None = None
+    sasl_mechanism: Literal["SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"] = "SCRAM-SHA-512"
+    sasl_username: str | None = None  # with sasl_token_url the client id
+    sasl_password: SecretStr | None = None  # with sasl_token_url the client's secret
+    sasl_password_file: Path | None = None  # the same from a file
+    sasl_token_file: Path | None = None  # of OAUTHBEARER: a token that somebody else keeps fresh
+    sasl_token_url: str | None = Field(default=None, pattern="^https?://")  # or the endpoint that issues tokens
+    sasl_token_scope: str | None = None
+    ca_file: Path | None = None  # who signed the brokers' certificates; None: whom this machine trusts
+    certificate_file: Path | None = None  # of this client, for brokers that ask for one
     key_file: Path | None = None
 
 

@@ -26,6 +26,7 @@ from aiokafka.errors import KafkaConnectionError, KafkaError, TopicAlreadyExists
 from schemas.errors import BadInputError
 from schemas.topics import TOPICS, Topic
 from streams.kafka import client_options, full_name
+from streams.refusals import denied, unreachable
 from streams.settings import KafkaSettings
 
 _REQUEST_MS = 15_000
@@ -252,11 +253,10 @@ async def _admin(kafka: KafkaSettings) -> AsyncIterator[AIOKafkaAdminClient]:
         await admin.start()
         yield admin
     except KafkaConnectionError as error:
-        raise TopicsError(
-            f"can't reach the Kafka cluster at {kafka.bootstrap}: check that it runs and that kafka.bootstrap and "
-            "kafka.security_protocol are right"
-        ) from error
+        raise TopicsError(await unreachable(kafka)) from error
     except (KafkaError, TimeoutError) as error:
+        if isinstance(error, KafkaError) and (sentence := denied(kafka, error)):
+            raise TopicsError(sentence) from error
         raise TopicsError(f"the Kafka cluster at {kafka.bootstrap} answered: {error!r}") from error
     finally:
         await admin.close()

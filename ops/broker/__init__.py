@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 from ops.broker import kafka, standin
 from ops.broker.process import Broker, BrokerError, claim, running_broker
@@ -12,11 +13,20 @@ __all__ = ["Broker", "BrokerError", "running_broker", "start_broker"]
 NO_PROPERTIES: Mapping[str, str] = MappingProxyType({})
 
 
-def start_broker(data_dir: Path, *, port: int | None = None, properties: Mapping[str, str] = NO_PROPERTIES) -> Broker:
+def start_broker(
+    data_dir: Path,
+    *,
+    port: int | None = None,
+    properties: Mapping[str, str] = NO_PROPERTIES,
+    users: Mapping[str, str] = NO_PROPERTIES,
+    client: Mapping[str, Any] = NO_PROPERTIES,
+) -> Broker:
     """Start a broker on 127.0.0.1 that keeps its data in `data_dir`, and return once it answers.
 
     `port` is a free one unless given. `properties` are Kafka server properties laid over `kafka.PROPERTIES`; the
-    stand-in has none and ignores them. The broker ends with this process, however that ends.
+    stand-in has none and ignores them. `users` are names and passwords for SCRAM-SHA-512, made with the data; `client`
+    are the connection arguments with which a broker that `properties` close to strangers is asked whether it answers.
+    The broker ends with this process, however that ends.
 
     Raises `BrokerError` when a broker already runs on `data_dir`, when none can be started on this machine, or when
     the one started exits before it answers.
@@ -26,7 +36,7 @@ def start_broker(data_dir: Path, *, port: int | None = None, properties: Mapping
     with claim(data_dir) as lock:
         missing = kafka.missing_tools()
         if not missing:
-            return kafka.start(data_dir, lock, port=port, properties=properties)
+            return kafka.start(data_dir, lock, port=port, properties=properties, users=users, client=client)
         if standin.installed():
             return standin.start(data_dir, lock, port=port, missing=missing)
     raise BrokerError(

@@ -12,6 +12,7 @@ import tempfile
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -82,14 +83,31 @@ def missing_tools() -> str:
     return ""
 
 
-def start(data_dir: Path, lock: int, *, port: int | None, properties: Mapping[str, str]) -> Broker:
+def start(
+    data_dir: Path,
+    lock: int,
+    *,
+    port: int | None,
+    properties: Mapping[str, str],
+    users: Mapping[str, str],
+    client: Mapping[str, Any],
+) -> Broker:
     """Start Kafka on `data_dir`, whose lock is held. The first start on a machine fetches the jars (43 MB)."""
     jars, archive = _prepare()
-    return _run(data_dir, lock, jars, [f"-XX:SharedArchiveFile={archive}"], port=port, properties=properties)
+    options = [f"-XX:SharedArchiveFile={archive}"]
+    return _run(data_dir, lock, jars, options, port=port, properties=properties, users=users, client=client)
 
 
 def _run(
-    data_dir: Path, lock: int, jars: Path, options: Sequence[str], *, port: int | None, properties: Mapping[str, str]
+    data_dir: Path,
+    lock: int,
+    jars: Path,
+    options: Sequence[str],
+    *,
+    port: int | None,
+    properties: Mapping[str, str],
+    users: Mapping[str, str],
+    client: Mapping[str, Any],
 ) -> Broker:
     broker_port, controller_port = free_ports(2)
     port = port or broker_port
@@ -100,9 +118,9 @@ def _run(
     # listed, not a wildcard: a wildcard's order is the file system's, and the class archive needs the same order again
     classes = ["-cp", ":".join(str(jar) for jar in sorted(jars.glob("*.jar")))]
     if not (data_dir / DATA_NAME / "meta.properties").exists():
-        _format([*java, *classes], config)
+        _format([*java, *classes], config, users)
     command = [*java, *options, *classes, "kafka.Kafka", str(config)]
-    return launch(command, data_dir, lock, port=port, kind=f"Apache Kafka {version()}")
+    return launch(command, data_dir, lock, port=port, kind=f"Apache Kafka {version()}", client=client)
 
 
 def _node(data_dir: Path, port: int, controller_port: int) -> dict[str, str]:
@@ -120,10 +138,18 @@ def _node(data_dir: Path, port: int, controller_port: int) -> dict[str, str]:
     }
 
 
-def _format(java: Sequence[str], config: Path) -> None:
+def _format(java: Sequence[str], config: Path, users: Mapping[str, str]) -> None:
     cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
     done = subprocess.run(
-        [*java, "kafka.tools.StorageTool", "format", f"--cluster-id={cluster}", "--config", str(config)],
+        [
+            *java,
+            "kafka.tools.StorageTool",
+            "format",
+            f"--cluster-id={cluster}",
+            "--config",
+            str(config),
+            *(f"--add-scram=SCRAM-SHA-512=[name={name},password={password}]" for name, password in users.items()),
+        ],
         capture_output=True,
         text=True,
         check=False,
@@ -230,5 +256,5 @@ def _archive_classes(jars: Path, archive: Path) -> None:
         made = Path(scratch, archive.name)
         made.touch()  # stays empty, and is ignored by Java, where Java can't make one
         options = [f"-XX:ArchiveClassesAtExit={made}"]
-        _run(Path(scratch), lock, jars, options, port=None, properties={}).stop()
+        _run(Path(scratch), lock, jars, options, port=None, properties={}, users={}, client={}).stop()
         made.rename(archive)

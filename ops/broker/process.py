@@ -9,13 +9,14 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Thread
-from typing import NamedTuple, Self
+from types import MappingProxyType
+from typing import Any, NamedTuple, Self
 
 from aiokafka.admin import AIOKafkaAdminClient
 
@@ -24,6 +25,7 @@ from schemas.errors import ExplainedError
 HOST = "127.0.0.1"
 LOG_NAME = "broker.log"
 LOCK_NAME = "broker.lock"
+NO_ARGUMENTS: Mapping[str, Any] = MappingProxyType({})
 READY_SECONDS = 120.0  # a start takes seconds; recovery of large logs after a crash may take a minute
 STOP_SECONDS = 60.0  # a controlled shutdown flushes every log; only a hung broker needs longer
 PROBE_SECONDS = 0.05
@@ -149,7 +151,16 @@ def _require_free(port: int) -> None:
             ) from None
 
 
-def launch(command: Sequence[str], data_dir: Path, lock: int, *, port: int, kind: str, limits: str = "") -> Broker:
+def launch(
+    command: Sequence[str],
+    data_dir: Path,
+    lock: int,
+    *,
+    port: int,
+    kind: str,
+    limits: str = "",
+    client: Mapping[str, Any] = NO_ARGUMENTS,
+) -> Broker:
     """Start `command`, which listens on `port`, and return once it answers a metadata request.
 
     Raises `BrokerError` when the port is taken, and with the end of the broker's log when that exits or stays silent
@@ -163,7 +174,7 @@ def launch(command: Sequence[str], data_dir: Path, lock: int, *, port: int, kind
     os.pwrite(lock, f"{process.pid} {bootstrap}".encode(), 0)
     broker = Broker(bootstrap, kind, limits, data_dir, process)
     try:
-        _wait_until_ready(process, port)
+        _wait_until_ready(process, port, client)
     except BaseException as problem:
         broker.kill()
         if not isinstance(problem, TimeoutError | ChildProcessError):
@@ -215,11 +226,11 @@ def _spawn(command: Sequence[str], data_dir: Path, lock: int) -> subprocess.Pope
     return started.result()
 
 
-def _wait_until_ready(process: subprocess.Popen[bytes], port: int) -> None:
+def _wait_until_ready(process: subprocess.Popen[bytes], port: int, client: Mapping[str, Any]) -> None:
     deadline = time.monotonic() + READY_SECONDS
     # a thread of its own: the caller may be inside a running event loop
     with ThreadPoolExecutor(max_workers=1) as prober:
-        while not prober.submit(_answers, port).result():
+        while not prober.submit(_answers, port, client).result():
             if process.poll() is not None:
                 raise ChildProcessError(f"exited with status {process.returncode} before it answered")
             if time.monotonic() > deadline:
@@ -227,17 +238,17 @@ def _wait_until_ready(process: subprocess.Popen[bytes], port: int) -> None:
             time.sleep(PROBE_SECONDS)
 
 
-def _answers(port: int) -> bool:
+def _answers(port: int, client: Mapping[str, Any]) -> bool:
     try:
         # a plain connection first: cheaper than a client, and without its warnings while nobody listens
         socket.create_connection((HOST, port), timeout=1).close()
     except OSError:
         return False
-    return asyncio.run(_describes_cluster(f"{HOST}:{port}"))
+    return asyncio.run(_describes_cluster(f"{HOST}:{port}", client))
 
 
-async def _describes_cluster(bootstrap: str) -> bool:
-    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap, request_timeout_ms=5_000)
+async def _describes_cluster(bootstrap: str, client: Mapping[str, Any]) -> bool:
+    admin = AIOKafkaAdminClient(**{**client, "bootstrap_servers": bootstrap}, request_timeout_ms=5_000)
     try:
         await admin.start()
         cluster = await admin.describe_cluster()

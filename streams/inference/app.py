@@ -37,6 +37,7 @@ from schemas.topics import (
     Topic,
 )
 from streams import metrics
+from streams.acls import require_access
 from streams.deadletters import dead_letter, reason
 from streams.follower import Follower
 from streams.health import Position, Progress, serve
@@ -130,6 +131,8 @@ class InferenceApp:
         """
         serve(self.settings.metrics, self.progress)
         self._lost = asyncio.get_running_loop().create_future()
+        topics = (*FOLLOWED, REQUESTS_JOINED, RECOMMENDATIONS, MODELS_SHADOW, DEADLETTERS)
+        await require_access(self.kafka, [topic.name for topic in topics], [GROUP])
         await self._admin.start()
         await self._producer.start()
         await self._read_reports()

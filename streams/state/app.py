@@ -23,6 +23,7 @@ import msgspec
 import structlog
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
+from faust.auth import OAuthCredentials
 from faust.transport.drivers.aiokafka import Consumer as FaustConsumer
 
 from models.item_signals import ItemRow
@@ -35,6 +36,8 @@ from schemas.topics import (
     DEADLETTERS,
     MIB,
     RECOMMENDATIONS,
+    REQUESTS_JOINED,
+    RETRAINING,
     USERS_CONTEXT,
     USERS_ERASURE,
     USERS_FEEDBACK,
@@ -42,6 +45,7 @@ from schemas.topics import (
     Topic,
 )
 from streams import metrics
+from streams.acls import require_access
 from streams.deadletters import dead_letter, reason
 from streams.follower import Follower
 from streams.health import Position, Progress, serve
@@ -56,6 +60,7 @@ from streams.state.stage import Inbound, Outbound, Served, StateStage
 
 log = structlog.get_logger(__name__)
 
+INPUTS = (USERS_CONTEXT, RECOMMENDATIONS, USERS_ERASURE, USERS_FEEDBACK, USERS_REQUESTS)
 NEVER_SECONDS = 10**9
 MAX_READ = 500  # records handled at a time
 JOINED_AT_ONCE = 20
@@ -143,6 +148,9 @@ class StateApp:
 
         """
         serve(self.settings.metrics, self.progress)
+        inputs = [topic.name for topic in (CATALOG_ITEMS, *INPUTS)]
+        outputs = [topic.name for topic in (REQUESTS_JOINED, RETRAINING, DEADLETTERS, *CHANGELOGS)]
+        await require_access(self.kafka, [*inputs, *outputs], [APPLICATION])
         await self._producer.start()
         await self._reader.start()
         await self._probe.start()
@@ -441,7 +449,11 @@ class StateApp:
 def _faust_app(settings: Settings, options: Mapping[str, Any]) -> faust.App:
     kafka = settings.kafka
     credentials: Any = None
-    if "sasl_mechanism" in options:
+    if "sasl_oauth_token_provider" in options:
+        credentials = OAuthCredentials(
+            oauth_cb=options["sasl_oauth_token_provider"], ssl_context=options.get("ssl_context")
+        )
+    elif "sasl_mechanism" in options:
         credentials = faust.SASLCredentials(
             username=options["sasl_plain_username"],
             password=options["sasl_plain_password"],

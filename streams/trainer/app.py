@@ -33,7 +33,8 @@ from models.roles import holder, with_role
 from models.store import ModelStore
 from schemas.errors import ExplainedError
 from schemas.records import ModelAnnouncement, ModelVersion
-from schemas.topics import CATALOG_ITEMS, DEADLETTERS, MIB, MODELS, RETRAINING
+from schemas.topics import CATALOG_ITEMS, DEADLETTERS, MIB, MODELS, RETRAINING, USERS_ERASURE
+from streams.acls import require_access
 from streams.kafka import client_options, committed_offsets, full_name
 from streams.model_roles import change_roles, read_roles
 from streams.process import notify_ready
@@ -101,6 +102,10 @@ class TrainerApp:
         await self._until(stop, self._lead_once())
 
     async def _until(self, stop: asyncio.Event, leading: Coroutine[Any, Any, None]) -> None:
+        topics = (RETRAINING, USERS_ERASURE, CATALOG_ITEMS, MODELS, DEADLETTERS)
+        await require_access(
+            self.kafka, [topic.name for topic in topics], [self._group.removeprefix(self.kafka.prefix)]
+        )
         await self._admin.start()
         await self._reader.start()
         await self._lock.start()

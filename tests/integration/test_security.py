@@ -1,0 +1,308 @@
+"""On a broker with TLS, passwords and ACLs the loop works, nobody does more than their role, users stay private."""
+
+import asyncio
+import json
+import os
+import stat
+import subprocess
+import sys
+import time
+from contextlib import AsyncExitStack
+
+import msgspec
+import pytest
+import pytest_asyncio
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.errors import (
+    GroupAuthorizationFailedError,
+    TopicAuthorizationFailedError,
+    TransactionalIdAuthorizationFailed,
+)
+from running_stages import exported_encoder
+from secured_broker import STRANGER, USERS, Secured, password_of, secured_broker
+
+from ops.broker import kafka as apache_kafka
+from ops.simulator.events import catalogue
+from ops.simulator.world import build_world
+from ops.stages import Stage, variables
+from schemas.access import ROLES
+from schemas.codec import decode, encode
+from schemas.records import Context, DeadLetter, Feedback, Recommendation, Request, TrainingExample
+from schemas.topics import (
+    CATALOG_ITEMS,
+    DEADLETTERS,
+    RECOMMENDATIONS,
+    REQUESTS_JOINED,
+    RETRAINING,
+    USERS_CONTEXT,
+    USERS_FEEDBACK,
+    USERS_REQUESTS,
+)
+from streams.acls import AccessError, acls_of, apply_acls, require_access
+from streams.kafka import client_options, full_name
+from streams.privacy import KEY_FILE, load_pseudonyms
+from streams.refusals import denied, unreachable
+from streams.settings import Settings
+from streams.state.app import StateApp
+from streams.state.changelogs import CHANGELOGS
+from streams.topic_admin import apply_topics
+
+__all__ = ["exported_encoder"]
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+PREFIX = "safe."
+PATIENCE_SECONDS = 90
+ANN, BOB = "ann-lee-1987", "bob-stone-1990"
+PHONE, EMAIL, ID_NUMBER, SPOKEN = "13800138000", "ann.lee@example.com", "11010519491231002X", "my mother's birthday"
+TEXT = f"安静的川菜 电话{PHONE} {EMAIL} 身份证{ID_NUMBER}"
+
+
+@pytest.fixture(scope="module")
+def secured(tmp_path_factory):
+    if missing := apache_kafka.missing_tools():
+        pytest.skip(f"ACLs need Apache Kafka, and {missing} is missing")
+    with secured_broker(tmp_path_factory.mktemp("secured")) as running:
+        yield running
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def loop(secured: Secured, exported_encoder, tmp_path_factory):
+    """Run the stages, each as its own user, and let two people use them; yield the folder of logs and settings."""
+    folder = tmp_path_factory.mktemp("stages")
+    await apply_topics(secured.settings("admin", PREFIX), extra=CHANGELOGS)
+    for role in ROLES:
+        kafka = secured.settings("admin", PREFIX)
+        await apply_acls(kafka, acls_of(kafka, role, role.name))
+    items = list(catalogue(build_world(3, users=10, restaurants=30), time.time_ns() // 1_000_000))
+    await _post(secured, "merchant", [(CATALOG_ITEMS, event.key.encode(), encode(event.record)) for event in items])
+    async with AsyncExitStack() as stack:
+        stages = [
+            Stage(name, Settings(kafka=secured.settings(name, PREFIX), data_dir=folder), folder / f"{name}.log")
+            for name in ("state", "inference")
+        ]
+        for stage in stages:
+            stack.push_async_callback(stage.stop)
+        await asyncio.gather(*(stage.start(timeout=300) for stage in stages))
+        for user in (ANN, BOB):
+            await _use(secured, user)
+        poison = encode(Request(request_id="r", domain=SPOKEN)), b"\xff" + f"{ANN} {PHONE}".encode(), b"\xc1"
+        await _post(secured, "app", [(USERS_REQUESTS, ANN.encode(), value) for value in poison])
+        wrong_kind = msgspec.msgpack.encode({"item_id": "i", "domain": "restaurant", "kind": f"it's {ANN}, {EMAIL}"})
+        await _post(secured, "app", [(USERS_FEEDBACK, ANN.encode(), wrong_kind)])
+        await _until(secured, DEADLETTERS, 4)
+        await _until(secured, RETRAINING, 2)
+        yield folder
+
+
+async def _use(secured: Secured, user: str) -> None:
+    """Post a context and a request, wait for the list, and visit its first item: as one app for one user."""
+    key = user.encode()
+    asked = Request(request_id=f"{user}-1", session_id=f"{user}-today", domain="restaurant", text=f"{TEXT} {user}")
+    await _post(secured, "app", [(USERS_CONTEXT, key, encode(Context(weather="rain", fields={"note": TEXT})))])
+    await _post(secured, "app", [(USERS_REQUESTS, key, encode(asked))])
+    [answer] = [
+        answer
+        for _, value in await _until(secured, RECOMMENDATIONS, 1 if user == ANN else 2, "app")
+        if (answer := decode(Recommendation, value)).request_id == asked.request_id
+    ]
+    visit = Feedback(item_id=answer.items[0].item_id, domain="restaurant", kind="visit", request_id=asked.request_id)
+    await _post(secured, "app", [(USERS_FEEDBACK, key, encode(visit))])
+
+
+async def _post(secured: Secured, role: str, records) -> None:
+    kafka = secured.settings(role, PREFIX)
+    async with AIOKafkaProducer(**client_options(kafka)) as producer:
+        for topic, key, value in records:
+            await producer.send_and_wait(full_name(kafka, topic), value, key)
+
+
+async def _until(secured: Secured, topic, count: int, role: str = "ops") -> list[tuple[bytes, bytes | None]]:
+    """Return the records of a topic as soon as there are so many."""
+    kafka, found = secured.settings(role, PREFIX), []
+    partitions = [
+        TopicPartition(full_name(kafka, topic), number) for number in range(topic.partitions(kafka.partitions))
+    ]
+    async with (
+        AIOKafkaConsumer(
+            **client_options(kafka), isolation_level="read_committed", auto_offset_reset="earliest"
+        ) as consumer,
+        asyncio.timeout(PATIENCE_SECONDS),
+    ):
+        consumer.assign(partitions)
+        while len(found) < count:
+            for records in (await consumer.getmany(timeout_ms=200)).values():
+                found += [(record.key, record.value) for record in records]
+    return found
+
+
+async def _last_values(secured: Secured, topic) -> dict[bytes, bytes | None]:
+    """Return what a changelog says of each key in the end, as compaction would leave it."""
+    kafka, values = secured.settings("ops", PREFIX), {}
+    partitions = [TopicPartition(full_name(kafka, topic), number) for number in range(kafka.partitions)]
+    async with AIOKafkaConsumer(**client_options(kafka), auto_offset_reset="earliest") as consumer:
+        consumer.assign(partitions)
+        ends = await consumer.end_offsets(partitions)
+        while any([await consumer.position(partition) < end for partition, end in ends.items()]):
+            for records in (await consumer.getmany(timeout_ms=200)).values():
+                values |= {record.key: record.value for record in records}
+    return values
+
+
+# -- who gets in -------------------------------------------------------------------------------------------------------
+
+
+async def test_passwords_tokens_and_certificates_let_a_client_in(secured, loop):
+    token = secured.token_file("app", 600)
+    for kafka in (
+        secured.settings("app", PREFIX),
+        secured.with_certificate("app", PREFIX),
+        secured.settings("app", PREFIX, sasl_mechanism="OAUTHBEARER", sasl_token_file=token, sasl_username=None),
+    ):
+        await require_access(kafka, [USERS_REQUESTS.name, RECOMMENDATIONS.name], ["app-1"])
+        with pytest.raises(AccessError, match=r"topic safe\.retraining"):
+            await require_access(kafka, [RETRAINING.name], [])
+
+
+@pytest.mark.parametrize(
+    ("changes", "names"),
+    [
+        ({"sasl_password": "wrong"}, ["User:app", "kafka.sasl_password"]),
+        ({"security_protocol": "PLAINTEXT"}, ["kafka.security_protocol is PLAINTEXT"]),
+        ({"security_protocol": "SASL_PLAINTEXT"}, ["kafka.security_protocol is SASL_PLAINTEXT"]),
+        ({"security_protocol": "SSL"}, ["kafka.security_protocol is SSL", "kafka.certificate_file"]),
+        ({"ca_file": None}, ["kafka.ca_file"]),
+        ({"sasl_mechanism": "SCRAM-SHA-256"}, ["kafka.sasl_mechanism"]),
+        ({"bootstrap": "127.0.0.1:1"}, ["kafka.bootstrap"]),
+    ],
+)
+async def test_who_is_not_let_in_is_told_the_setting_to_change(secured, changes, names):
+    why = await unreachable(secured.settings("app", **changes))
+    assert all(name in why for name in names), why
+    assert "wrong" not in why
+    assert "\n" not in why
+
+
+async def test_a_token_that_has_expired_is_named(secured):
+    token = secured.token_file(STRANGER, -5)
+    why = await unreachable(secured.settings("app", sasl_mechanism="OAUTHBEARER", sasl_token_file=token))
+    assert "kafka.sasl_token_file" in why
+    assert "expired" in why
+
+
+@pytest.mark.parametrize(("command", "code"), [(("topics", "apply"), 2), (("state",), 1)])
+async def test_a_command_with_a_wrong_password_ends_with_one_sentence(secured, tmp_path, command, code):
+    settings = Settings(kafka=secured.settings("app", sasl_password="not-this-one"), data_dir=tmp_path)
+    run = await asyncio.to_thread(_tablecast, settings, *command)
+    assert run.returncode == code
+    assert "kafka.sasl_password" in run.stderr.splitlines()[-1]
+    assert "Traceback" not in run.stderr
+    assert "not-this-one" not in run.stderr + run.stdout
+
+
+# -- who may do what ---------------------------------------------------------------------------------------------------
+
+
+async def test_an_app_can_not_write_recommendations_nor_read_training_examples_nor_pose_as_a_stage(secured, loop):
+    kafka = secured.settings("app", PREFIX)
+    options = client_options(kafka)
+    async with AIOKafkaProducer(**options) as producer:
+        with pytest.raises(TopicAuthorizationFailedError) as caught:
+            await producer.send_and_wait(full_name(kafka, RECOMMENDATIONS), b"\x80", b"ann")
+    assert "User:app may not use topic safe.recommendations" in denied(kafka, caught.value)
+    assert "tablecast topics acls" in denied(kafka, caught.value)
+    with pytest.raises(AccessError, match=r"User:app may not use topic safe\.retraining"):
+        await require_access(kafka, [RETRAINING.name], [])
+    consumer = AIOKafkaConsumer(full_name(kafka, RECOMMENDATIONS), group_id="safe.inference", **options)
+    with pytest.raises(GroupAuthorizationFailedError) as caught:
+        await consumer.start()
+    await consumer.stop()
+    assert "group safe.inference" in denied(kafka, caught.value)
+    pretender = AIOKafkaProducer(transactional_id="safe.inference-0", **options)
+    with pytest.raises(TransactionalIdAuthorizationFailed) as caught:
+        await pretender.start()
+    await pretender.stop()
+    assert "transactional id safe.inference-0" in denied(kafka, caught.value)
+    with pytest.raises(AccessError, match="may not change ACLs"):
+        await apply_acls(kafka, acls_of(kafka, ROLES[0], "app"))
+
+
+@pytest.mark.parametrize("user", ["app", STRANGER])
+async def test_a_stage_without_its_permissions_ends_and_names_them(secured, loop, tmp_path, user):
+    settings = Settings(kafka=secured.settings(user, PREFIX), data_dir=tmp_path)
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        with pytest.raises(AccessError, match=rf"User:{user} may not use .*{PREFIX}.*tablecast topics acls"):
+            await StateApp(settings).run(asyncio.Event())
+
+
+async def test_roles_touch_nothing_of_an_installation_with_another_prefix(secured, loop):
+    with pytest.raises(AccessError):
+        await require_access(secured.settings("state", "other."), [USERS_REQUESTS.name], [])
+
+
+# -- what is kept of people ------------------------------------------------------------------------------------------
+
+
+async def test_a_run_leaves_no_user_id_text_or_secret_in_logs_dead_letters_and_training_examples(secured, loop):
+    kept = {file.name: file.read_bytes() for file in loop.glob("*.log")}
+    assert kept.keys() == {"state.log", "inference.log"}
+    letters = await _until(secured, DEADLETTERS, 4)
+    examples = await _until(secured, RETRAINING, 2)
+    for topic, records in (("deadletters", letters), ("retraining", examples)):
+        kept[topic] = b"\n".join(part for record in records for part in record if part)
+    secrets = [password_of(user) for user in USERS] + [(loop / KEY_FILE).read_text().strip()]
+    for where, what in kept.items():
+        for hidden in (ANN, BOB, PHONE, EMAIL, ID_NUMBER, SPOKEN, *secrets):
+            assert hidden.encode() not in what, (hidden, where)
+    assert stat.S_IMODE((loop / KEY_FILE).stat().st_mode) == 0o600
+    pseudonyms = load_pseudonyms(Settings(data_dir=loop))
+    assert {key for key, _ in examples} == {pseudonyms.of(ANN.encode()), pseudonyms.of(BOB.encode())}
+    assert {key for key, _ in letters} == {pseudonyms.of(ANN.encode())}
+    assert {decode(DeadLetter, value).payload for _, value in letters} == {"withheld"}
+    assert "川菜 电话[phone] [email] 身份证[id number]" in kept["retraining"].decode(errors="replace")
+
+
+async def test_an_example_lies_in_the_partition_of_its_user(secured, loop):
+    kafka = secured.settings("ops", PREFIX)
+    where: dict[str, set[int]] = {}
+    async with AIOKafkaConsumer(**client_options(kafka)) as consumer:
+        for topic in (REQUESTS_JOINED, RETRAINING):
+            partitions = [TopicPartition(full_name(kafka, topic), number) for number in range(kafka.partitions)]
+            ends = await consumer.end_offsets(partitions)
+            where[topic.name] = {partition.partition for partition, end in ends.items() if end}
+    assert where["retraining"] == where["requests.joined"]
+
+
+async def test_a_forgotten_user_is_in_no_table_and_no_changelog_and_the_receipt_says_what_is_left(secured, loop):
+    settings = Settings(kafka=secured.settings("ops", PREFIX), data_dir=loop)
+    run = await asyncio.to_thread(_tablecast, settings, "forget", ANN, "--json")
+    assert run.returncode == 0, run.stderr
+    receipt = json.loads(run.stdout)
+    assert receipt["applied"]
+    assert all(done["holds"] for done in receipt["done"])
+    assert any("joined requests removed: 1, left: 0" in done["what"] for done in receipt["done"])
+    assert ANN not in run.stdout
+    assert receipt["user"].encode() == load_pseudonyms(settings).of(ANN.encode())
+    limits = {entry["where"]: entry["until"] for entry in receipt["ages_out"]}
+    assert limits["safe.users.requests"] > receipt["asked_at"]
+    assert limits["safe.retraining"] > limits["safe.users.requests"]
+    for changelog in CHANGELOGS:
+        live = {key: value for key, value in (await _last_values(secured, changelog)).items() if value is not None}
+        assert not [key for key, value in live.items() if ANN.encode() in key + value]
+    users = await _last_values(secured, CHANGELOGS[0])
+    assert users[ANN.encode()] is None
+    assert users[BOB.encode()] is not None
+    # What a training reads and leaves out by: the erasures' users under all the names they ever had.
+    names = load_pseudonyms(settings).names(ANN.encode())
+    left = [value for key, value in await _until(secured, RETRAINING, 2) if key not in names]
+    assert [decode(TrainingExample, value).action for value in left] == ["visit"]
+
+
+def _tablecast(settings: Settings, *command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "ops", *command],
+        env={**os.environ, **variables(settings)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE_SECONDS,
+    )
