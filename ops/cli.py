@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from ops.bench.campaign_command import campaign, catalogue, dead_letters, race
+from ops.bench.campaign_command import campaign, catalogue, dead_letters, race, replays
 from ops.bench.statistics_command import canary, off_policy
 from ops.bench.strategies_command import strategies
 from ops.bench_command import app as bench_app
@@ -17,6 +17,7 @@ from ops.forget_command import forget
 from ops.import_command import HELP as IMPORT_HELP
 from ops.import_command import import_dataset
 from ops.model_command import app as model_app
+from ops.replay.command import replay
 from ops.request_command import request
 from ops.simulate_command import simulate
 from ops.topics_command import app as topics_app
@@ -36,9 +37,11 @@ app.add_typer(deadletters_app, name="deadletters")
 for command in (campaign, race, catalogue, strategies, off_policy, canary):
     bench_app.command()(command)
 bench_app.command("deadletters")(dead_letters)
+bench_app.command("replay")(replays)
 app.command("import", help=IMPORT_HELP)(import_dataset)
 app.command()(up)
 app.command()(request)
+app.command()(replay)
 app.command()(simulate)
 app.command()(evaluate)
 app.command()(train)

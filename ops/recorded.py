@@ -1,6 +1,7 @@
 """Reading what lies on topics now: bounded ranges of their logs, without a consumer group and in constant memory."""
 
 import contextlib
+import heapq
 from collections.abc import AsyncIterator, Mapping
 from typing import NamedTuple
 
@@ -20,6 +21,7 @@ class Range(NamedTuple):
     end: int
 
 
+AT_ONCE = 200  # records of one partition
 Ranges = Mapping[TopicPartition, Range]
 
 
@@ -59,6 +61,8 @@ async def whole(reader: AIOKafkaConsumer, partitions: list[TopicPartition]) -> d
 async def records(reader: AIOKafkaConsumer, ranges: Ranges) -> AsyncIterator[ConsumerRecord]:
     """Yield the records in these ranges: each partition's in order, partitions as they come."""
     todo = {partition for partition, (start, end) in ranges.items() if start < end}
+    if not todo:
+        return  # a consumer that is assigned to nothing hangs when it is stopped
     reader.assign(list(todo))
     for partition in todo:
         reader.seek(partition, ranges[partition].start)
@@ -72,3 +76,40 @@ async def records(reader: AIOKafkaConsumer, ranges: Ranges) -> AsyncIterator[Con
         done = {partition for partition in todo if await reader.position(partition) >= ranges[partition].end}
         reader.pause(*done)
         todo -= done
+
+
+async def by_event_time(reader: AIOKafkaConsumer, ranges: Ranges) -> AsyncIterator[ConsumerRecord]:
+    """Yield the records in these ranges merged by event time, each partition's in the order of its log.
+
+    A record that lies behind a newer one in its partition comes when that one has come. At the same time, partitions
+    come in the order of ``ranges``. Memory holds what the consumer has fetched ahead and one record a partition.
+    """
+    todo = {partition: bounds for partition, bounds in ranges.items() if bounds.start < bounds.end}
+    if not todo:
+        return  # a consumer that is assigned to nothing hangs when it is stopped
+    reader.assign(list(todo))
+    for partition, bounds in todo.items():
+        reader.seek(partition, bounds.start)
+    streams = [partition_records(reader, partition, bounds) for partition, bounds in todo.items()]
+    heads: list[tuple[int, int, ConsumerRecord]] = []
+    for number, stream in enumerate(streams):
+        if (first := await anext(stream, None)) is not None:
+            heapq.heappush(heads, (first.timestamp, number, first))
+    while heads:
+        newest, number, record = heads[0]
+        yield record
+        following = await anext(streams[number], None)
+        if following is None:
+            heapq.heappop(heads)
+        else:
+            heapq.heapreplace(heads, (max(newest, following.timestamp), number, following))
+
+
+async def partition_records(
+    reader: AIOKafkaConsumer, partition: TopicPartition, bounds: Range
+) -> AsyncIterator[ConsumerRecord]:
+    """Yield the records of one of the partitions that a reader is assigned to and has been put to the start of."""
+    while await reader.position(partition) < bounds.end:
+        for record in (await reader.getmany(partition, timeout_ms=200, max_records=AT_ONCE)).get(partition, ()):
+            if record.offset < bounds.end:
+                yield record

@@ -120,6 +120,25 @@ def dead_letters(
     _print(asdict(report), report.faults, as_json=as_json)
 
 
+def replays(
+    *,
+    requests: Annotated[int, typer.Option(min=20, help="Recorded live, then replayed.")] = 10_000,
+    model: Annotated[str, typer.Option(help="Another model to compare with: shipped, base or a folder.")] = "base",
+    as_json: AsJson = False,
+) -> None:
+    """Answer requests live, replay them in four ways, and compare: exactness, speed, memory.
+
+    Exit code 1 when a replay of joined requests by the same model was not the same byte for byte apart from timings.
+
+    Example: tablecast bench replay --requests 10000 --json
+    """
+    from ops.bench.replay import run_replays
+
+    with _watched("replayed", requests) as progress:
+        report = asyncio.run(run_replays(load_settings(), requests, model, progress))
+    _print(asdict(report), report.faults, as_json=as_json)
+
+
 def _print(figures: Mapping[str, Any], faults: Sequence[str], *, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps({**figures, "faults": faults}, ensure_ascii=False))

@@ -39,12 +39,13 @@ async def test_the_commands_list_show_count_export_and_discard(deployment, tmp_p
     assert json.loads(shown.stdout)["decoded"] == [{"device": 1}]
     assert json.loads(shown.stdout)["fault_now"] is not None
 
-    assert [json.loads(line)["name"] for line in (await command("list", "--json")).stdout.splitlines()] == [name]
-    (counted,) = json.loads((await command("count", "--topic", "users.context", "--json")).stdout)
+    of_topic = ("--topic", "users.context", "--json")
+    assert [json.loads(line)["name"] for line in (await command("list", *of_topic)).stdout.splitlines()] == [name]
+    (counted,) = json.loads((await command("count", *of_topic)).stdout)
     assert (counted["error"], counted["count"]) == ("DecodeError", 1)
     assert (await command("export", str(tmp_path / "letters.jsonl"))).exit_code == 0
     assert (await command("retry")).exit_code == 2
     assert "1 left alone: still faulty" in (await command("retry", name)).stdout
     assert "1 discarded" in (await command("discard", name)).stdout
     assert "0 retried" in (await command("retry", name)).stdout
-    assert (await command("list", "--json")).stdout == ""
+    assert (await command("list", *of_topic)).stdout == ""
