@@ -7,7 +7,8 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import structlog
@@ -33,15 +34,25 @@ def notify_ready() -> None:
         channel.send(b"READY=1")
 
 
-def end_in_time() -> None:
-    """Exit with code 1 after ``CLOSING_SECONDS`` if the process has not ended by then; stages call it when they close.
+@contextmanager
+def closing_in_time() -> Iterator[None]:
+    """Exit with code 1 if what a stage does to close takes longer than ``CLOSING_SECONDS``.
 
     Clients of a broker that has gone, or of a group that has gone on without them, can neither flush nor be cancelled.
     What was not committed is read again.
     """
+    timer = _timer()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _timer() -> threading.Timer:
     timer = threading.Timer(CLOSING_SECONDS, _give_up)
     timer.daemon = True
     timer.start()
+    return timer
 
 
 def _give_up() -> None:
@@ -65,7 +76,7 @@ def run_until_signalled(stage: Callable[[asyncio.Event], Coroutine[Any, Any, Non
 
     def end(stop: asyncio.Event) -> None:
         stop.set()
-        end_in_time()
+        _timer()
 
     # The interpreter changes threads after this time: 5 ms by default, which a request would wait several times over.
     sys.setswitchinterval(SWITCH_SECONDS)

@@ -49,7 +49,7 @@ from streams.inference.served_model import ServedModel
 from streams.inference.shadow import Answered, Shadowing
 from streams.kafka import Pace, client_options, committed_offsets, full_name
 from streams.privacy import load_pseudonyms
-from streams.process import end_in_time, notify_ready
+from streams.process import closing_in_time, notify_ready
 from streams.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -163,19 +163,19 @@ class InferenceApp:
             for task in finished:
                 task.result()
         finally:
-            end_in_time()
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            await self._follower.stop()
-            await self._rollout.stop()
-            with contextlib.suppress(KafkaError):  # without it the next process reads a little more again
-                await self._commit()
-            await self._consumer.stop()
-            await self._producer.stop()
-            await self._admin.close()
-            self._encode_threads.shutdown()
-            self._feed.close()
+            with closing_in_time():
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+                await self._follower.stop()
+                await self._rollout.stop()
+                with contextlib.suppress(KafkaError):  # without it the next process reads a little more again
+                    await self._commit()
+                await self._consumer.stop()
+                await self._producer.stop()
+                await self._admin.close()
+                self._encode_threads.shutdown()
+                self._feed.close()
 
     # -- what is followed --------------------------------------------------------------------------------------------
 

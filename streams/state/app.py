@@ -51,7 +51,7 @@ from streams.follower import Follower
 from streams.health import Position, Progress, serve
 from streams.kafka import Pace, client_options, committed_offsets, full_name
 from streams.privacy import load_pseudonyms
-from streams.process import end_in_time, notify_ready
+from streams.process import closing_in_time, notify_ready
 from streams.settings import Settings
 from streams.state.barrier import Barrier, Waitlist
 from streams.state.changelogs import APPLICATION, CHANGELOGS, ITEM_ROWS, TABLES
@@ -174,19 +174,19 @@ class StateApp:
             for task in finished:
                 task.result()
         finally:
-            end_in_time()
-            for task in tasks[:6]:
-                task.cancel()
-            await asyncio.gather(*tasks[:6], return_exceptions=True)
-            await self._flush()
-            await self.faust.stop()
-            await self._catalogue.stop()
-            if self._others is not None:
-                await self._others.stop()
-            await self._reader.stop()
-            await self._probe.stop()
-            await self._admin.close()
-            await self._producer.stop()
+            with closing_in_time():
+                for task in tasks[:6]:
+                    task.cancel()
+                await asyncio.gather(*tasks[:6], return_exceptions=True)
+                await self._flush()
+                await self.faust.stop()
+                await self._catalogue.stop()
+                if self._others is not None:
+                    await self._others.stop()
+                await self._reader.stop()
+                await self._probe.stop()
+                await self._admin.close()
+                await self._producer.stop()
 
     def _agent(self, topic: Topic, handle: Callable[[ConsumerRecord], None]) -> None:
         """Have the group assign a topic's partitions to this process, and handle what is read of them."""
