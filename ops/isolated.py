@@ -1,6 +1,7 @@
 """A place of one's own on the cluster: topics, consumer groups and files that no running system shares."""
 
 import contextlib
+import socket
 import tempfile
 import uuid
 from collections.abc import AsyncIterator
@@ -8,6 +9,8 @@ from pathlib import Path
 
 from ops.cluster import connected_or_started
 from ops.dead_letters.letters import DECISIONS
+from ops.stages import NAMES
+from schemas.errors import BadInputError
 from schemas.topics import TOPICS
 from streams.settings import Settings
 from streams.state.changelogs import CHANGELOGS
@@ -32,6 +35,24 @@ async def isolated(settings: Settings, purpose: str) -> AsyncIterator[Settings]:
 
 
 def with_prefix(settings: Settings, prefix: str) -> Settings:
-    """Return the settings of another Tablecast on the same cluster, whose topics keep records of any age."""
+    """Return the settings of another Tablecast beside this one, whose topics keep records of any age."""
     kafka = settings.kafka.model_copy(update={"prefix": prefix, "keep_history": True})
-    return settings.model_copy(update={"kafka": kafka})
+    metrics = settings.metrics
+    if metrics.port is not None:
+        metrics = metrics.model_copy(update={"port": _free_port(metrics.host, metrics.port)})
+    return settings.model_copy(update={"kafka": kafka, "metrics": metrics})
+
+
+def _free_port(host: str, port: int) -> int:
+    """Return a port where nobody listens, nor on those behind it that the other stages get: this one or a higher one.
+
+    Raises:
+        BadInputError: there is none.
+
+    """
+    for first in range(port, 65536 - len(NAMES), len(NAMES)):
+        with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
+            for number in range(len(NAMES)):
+                stack.enter_context(socket.create_server((host, first + number)))
+            return first
+    raise BadInputError(f"no free ports for metrics from metrics.port {port} on")

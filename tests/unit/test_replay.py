@@ -1,5 +1,6 @@
 """A replay's pure parts: what is selected, in which order it comes, how answers compare; and where it may write."""
 
+import socket
 from types import SimpleNamespace
 
 import msgspec
@@ -12,7 +13,7 @@ from ops.replay.run import ForeignTopicError, IsolatedProducer, Plan, own_settin
 from ops.replay.selection import Selection
 from schemas.codec import encode
 from schemas.records import Context, History, JoinedRequest, Recommendation, RecommendedItem, Request, Source, Timings
-from streams.settings import KafkaSettings, Settings
+from streams.settings import KafkaSettings, MetricsSettings, Settings
 
 REQUEST = Request(request_id="r1", domain="restaurant")
 JOINED = JoinedRequest(request=REQUEST, event_time=5, source=Source(partition=0, offset=3), context=Context())
@@ -187,3 +188,12 @@ def test_the_stages_of_a_replay_share_no_topic_group_or_file_with_the_system(tmp
     assert own.data_dir == tmp_path
     assert own.inference.model == "base"
     assert own.model_store == live.model_store
+
+
+def test_a_replay_beside_a_running_system_serves_its_metrics_elsewhere(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        live = Settings(metrics=MetricsSettings(port=port))
+        own = own_settings(live, Plan("x", "joined", Selection()), tmp_path)
+    assert own.metrics.port > port
+    assert own_settings(Settings(), Plan("x", "joined", Selection()), tmp_path).metrics.port is None
