@@ -34,9 +34,9 @@ def evaluate(
         bool, typer.Option("--through-kafka", help="Post the very same records and measure what the stages answer.")
     ] = False,
     model: Annotated[
-        str | None,
-        typer.Option(help='"shipped", "base" or a model\'s folder; by default inference.model.', show_default=False),
-    ] = None,
+        str,
+        typer.Option(help='"base" (all layers read the texts), "shipped" (what `up` serves) or a model\'s folder.'),
+    ] = "base",
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
     """Rank the catalogue for every request of a split and print how good the lists are.
@@ -54,9 +54,8 @@ def evaluate(
         if through_kafka and mode == "static":
             raise BadInputError("--through-kafka is for --mode streaming: running stages see every event")
         settings = load_settings()
-        if model is not None:
-            inference = settings.inference.model_copy(update={"model": model})
-            settings = settings.model_copy(update={"inference": inference})
+        inference = settings.inference.model_copy(update={"model": model})
+        settings = settings.model_copy(update={"inference": inference})
         configure_logs("evaluate", "warning")
         data = read_dataset(directory)
         pack = pack_for(data.meta.domain)

@@ -20,7 +20,7 @@ from ops.progress import progress_bar
 from ops.student_texts import texts
 from streams.logs import configure_logs
 
-LAYERS, STEPS = 4, 3_000
+LAYERS, STEPS = 4, 1_200
 
 
 def make(
