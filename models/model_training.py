@@ -1,6 +1,7 @@
 """The whole model from a data set: the language model fine-tuned, the ranker trained, one folder written.
 
-    train_model(read_dataset(Path("data/city")), pack_for("restaurant"), Path("models/city"), TrainingSettings(), ...)
+    data = read_dataset(Path("data/city"))
+    train_model(data, pack_for(data.meta.domain), Path("models/city"), TrainingSettings(), ...)
 
 The language model is left as it is where the data set says nothing in words, and the ranker is left out where nobody
 chose anything. What is finished lies in a folder beside the result until all of it is: a run that was cut off goes on
