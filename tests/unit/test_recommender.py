@@ -95,7 +95,7 @@ class LengthEncoder:
         assert kind == "passage"
         return texts
 
-    def encode(self, tokens: list[str]) -> np.ndarray:
+    def encode(self, tokens: list[str], kind="query") -> np.ndarray:
         return np.stack([unit(len(text)) for text in tokens])
 
 
