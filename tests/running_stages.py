@@ -1,6 +1,5 @@
 """Fixtures: running stages with a small simulated city, shared by all tests of a folder, as starting takes time."""
 
-import socket
 import time
 
 import pytest
@@ -11,6 +10,8 @@ from ops.bench.deployment import deployed
 from ops.simulator.events import catalogue
 from ops.simulator.world import build_world
 from streams.settings import KafkaSettings, MetricsSettings, Settings
+
+METRICS_PORT = 20_000  # or the next that is free
 
 
 @pytest.fixture(scope="session")
@@ -31,17 +32,6 @@ def world():
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def deployment(stage_settings, exported_encoder, world):
-    watched = stage_settings.model_copy(update={"metrics": MetricsSettings(port=two_free_ports())})
+    watched = stage_settings.model_copy(update={"metrics": MetricsSettings(port=METRICS_PORT)})
     async with deployed(watched, catalogue(world, time.time_ns() // 1_000_000)) as running:
         yield running
-
-
-def two_free_ports():
-    """Return a port that is free, and so is the next one."""
-    for port in range(20_000, 30_000, 2):
-        try:
-            with socket.create_server(("127.0.0.1", port)), socket.create_server(("127.0.0.1", port + 1)):
-                return port
-        except OSError:
-            continue
-    raise RuntimeError("no two free ports in a row")

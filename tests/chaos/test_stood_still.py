@@ -13,6 +13,7 @@ from ops.stages import Stage
 from streams.inference.answered import StoodStillError, Wakefulness
 from streams.inference.app import GROUP
 from streams.kafka import client_options, committed_offsets
+from streams.settings import MetricsSettings
 
 REQUESTS = 4_000
 PATIENCE_SECONDS = 120.0
@@ -30,7 +31,7 @@ def test_whoever_stood_still_is_told_so_from_then_on():
 @pytest.mark.kafka
 @pytest.mark.asyncio(loop_scope="session")
 async def test_a_process_that_stood_still_leaves_its_partitions_to_the_one_that_took_them(deployment, world):
-    settings = deployment.settings.model_copy(update={"instance": "second"})
+    settings = deployment.settings.model_copy(update={"instance": "second", "metrics": MetricsSettings()})
     second = Stage("inference", settings, settings.data_dir / "second.log")
     admin = AIOKafkaAdminClient(**client_options(settings.kafka))
     await admin.start()

@@ -142,7 +142,8 @@ def test_a_damaged_cache_is_mended(store, tmp_path):
     assert contents(store.fetch(version)) == contents(first)
 
 
-def test_many_may_fetch_at_the_same_time(store, tmp_path):
+def test_many_may_fetch_at_the_same_time(tmp_path):
+    store = ModelStore(str(tmp_path / "store"), tmp_path / "cache")  # fsspec's memory is not one for threads
     first = model(tmp_path / "first", "1")
     version = store.put(first)
     found, start = [], threading.Barrier(8)
