@@ -10,6 +10,7 @@ from ops.bench.strategies_command import strategies
 from ops.bench_command import app as bench_app
 from ops.cluster import connected
 from ops.dead_letters.command import app as deadletters_app
+from ops.doctor_command import doctor
 from ops.errors import explained
 from ops.evaluate_command import evaluate
 from ops.export_command import export
@@ -49,6 +50,7 @@ app.command()(export)
 app.command()(report)
 app.command()(trainer)
 app.command()(forget)
+app.command()(doctor)
 
 
 @app.command()

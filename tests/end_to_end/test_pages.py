@@ -1,4 +1,4 @@
-"""Running stages say that they are alive, ready, and what they have done."""
+"""Running stages say that they are alive, ready, and what they have done; the doctor agrees."""
 
 import asyncio
 import urllib.request
@@ -7,6 +7,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from ops.bench.campaign import campaign_on
+from ops.doctor import examine
 from ops.simulator.events import catalogue
 
 pytestmark = [pytest.mark.kafka, pytest.mark.asyncio(loop_scope="session")]
@@ -57,3 +58,14 @@ async def test_what_was_posted_and_answered_is_on_the_pages(deployment, world):
     for stage in deployment.stages:
         assert await page(deployment, stage, "/health") == "ok\n"
         assert await page(deployment, stage, "/ready") == "ok\n"
+
+
+async def test_the_doctor_finds_what_was_posted_wrongly_and_nothing_else(deployment):
+    findings = {(finding.check, finding.state) for finding in await examine(deployment.settings)}
+    assert {check for check, state in findings} == {"versions", "disk", "broker", "topics", "clocks", "lag", "model"}
+    wrong = {check for check, state in findings if state == "wrong"}
+    assert wrong - {"disk"} == {"clocks"}  # the campaign before has posted records from the future
+
+    elsewhere = deployment.settings.kafka.model_copy(update={"prefix": "nothing-is-here."})
+    found = await examine(deployment.settings.model_copy(update={"kafka": elsewhere}))
+    assert ("topics", "tablecast topics apply") in {(finding.check, finding.fix) for finding in found}
