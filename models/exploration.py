@@ -9,8 +9,8 @@ list; for lists of ten those are so small that nothing can be estimated with the
 - ``softmax``: Plackett-Luce, each place goes to an item left with probability proportional to exp(score / temperature);
   drawn by Gumbel-top-k (Kool et al., "Stochastic beams and where to find them", ICML 2019).
 
-Chance is a hash of seed and request id, so a replay gives the same list. Only the order changes: scores and reasons
-stay.
+Chance is a hash of a key, in serving that of the model's version and the request id, so a replay gives the same list.
+Only the order changes: scores and reasons stay.
 """
 
 import hashlib
@@ -63,30 +63,28 @@ OFF = Exploration()
 
 
 def explore(
-    items: Sequence[RecommendedItem], policy: Exploration, request_id: str, places: int | None = None
+    items: Sequence[RecommendedItem], policy: Exploration, key: str, places: int | None = None
 ) -> list[RecommendedItem]:
     """Return the list to show: ``places`` of the items, each with its propensity.
 
     Args:
         items: ranked, best first; as many as take part, or more.
         policy: how to explore. Off returns the first items as they are.
-        request_id: with the policy's seed, all that chance depends on.
+        key: with the policy's seed, all that chance depends on.
         places: length of the list; by default that of ``items``.
 
     """
     places = len(items) if places is None else min(places, len(items))
     if policy.method == "off":
         return list(items[:places])
-    order, propensities = draw([item.score for item in items], policy, request_id, places)
+    order, propensities = draw([item.score for item in items], policy, key, places)
     return [
         msgspec.structs.replace(items[rank], propensity=propensity)
         for rank, propensity in zip(order, propensities, strict=True)
     ]
 
 
-def draw(
-    scores: Sequence[float] | Array, policy: Exploration, request_id: str, places: int
-) -> tuple[list[int], list[float]]:
+def draw(scores: Sequence[float] | Array, policy: Exploration, key: str, places: int) -> tuple[list[int], list[float]]:
     """Return which item, by its rank from 0, is at each of the places, and each one's propensity.
 
     For a caller that has scores, best first, and makes items only of what is shown.
@@ -97,12 +95,12 @@ def draw(
     if policy.method == "off" or drawn == 0:
         return list(range(places)), [1.0] * places
     if policy.method == "epsilon":
-        shown = _epsilon_order(_uniforms(policy.seed, request_id, 2 * drawn).tolist(), top, policy.epsilon)
+        shown = _epsilon_order(_uniforms(policy.seed, key, 2 * drawn).tolist(), top, policy.epsilon)
         propensity = _epsilon_marginals(top, drawn, policy.epsilon)[shown, range(drawn)]
     else:
         weights = _weights(np.asarray(scores[:top], np.float64), policy.temperature)
         # The order of arrival of exponential clocks is that of Plackett-Luce, and of log weights with Gumbel noise.
-        arrival = -np.log(_uniforms(policy.seed, request_id, top)) / weights
+        arrival = -np.log(_uniforms(policy.seed, key, top)) / weights
         shown = np.argsort(arrival, kind="stable")[:drawn].tolist()
         propensity = _softmax_marginals(weights, shown, drawn)[range(drawn), range(drawn)]
     rest = range(drawn, places)
@@ -125,9 +123,9 @@ def marginals(scores: Sequence[float] | Array, policy: Exploration, places: int)
     return result
 
 
-def _uniforms(seed: int, request_id: str, count: int) -> Array:
+def _uniforms(seed: int, key: str, count: int) -> Array:
     """Return numbers between 0 and 1, neither of them, that every version of every library agrees on."""
-    bits = hashlib.shake_128(f"{seed}/{request_id}".encode()).digest(8 * count)
+    bits = hashlib.shake_128(f"{seed}/{key}".encode()).digest(8 * count)
     uniforms: Array = ((np.frombuffer(bits, "<u8") >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52
     return uniforms
 

@@ -112,7 +112,7 @@ async def _post_items(producer: AIOKafkaProducer, settings: Settings, data: Data
 
 
 def _full_answers(settings: Settings) -> Settings:
-    """Return settings under which every answer is a full one and sees all that was posted before it."""
-    inference = settings.inference.model_copy(update={"budget_ms": None})
+    """Return settings under which every answer is a full one, as ranked, and sees all that was posted before it."""
+    inference = settings.inference.model_copy(update={"budget_ms": None, "exploration": {}})
     state = settings.state.model_copy(update={"grace_ms": 1000 * int(ANSWER_SECONDS), "idle_days": 100_000})
     return settings.model_copy(update={"inference": inference, "state": state})

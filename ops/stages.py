@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from pydantic import BaseModel, SecretStr
+from pydantic import BaseModel, SecretStr, TypeAdapter
 
 from schemas.errors import ExplainedError
 from streams.settings import Settings
@@ -132,6 +132,8 @@ def variables(settings: Settings) -> dict[str, str]:
             key = f"TABLECAST_{name.upper()}" + (f"__{field.upper()}" if field else "")
             if isinstance(setting, SecretStr):
                 found[key] = setting.get_secret_value()
+            elif isinstance(setting, dict):
+                found[key] = TypeAdapter(dict).dump_json(setting).decode()
             elif setting is not None:
                 found[key] = str(setting).lower() if isinstance(setting, bool) else str(setting)
     return found

@@ -7,9 +7,10 @@ import os
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
+from schemas.domains import pack_for
 from schemas.errors import BadInputError
 
 SETTINGS_FILE = "tablecast.toml"
@@ -54,6 +55,15 @@ class StateSettings(_Section):
     flush_ms: int = Field(default=100, ge=1, le=10_000)  # how often changed rows are written and offsets released
 
 
+class ExplorationSettings(_Section):
+    """How the lists of one domain are varied, to learn of more than the best: models/LEARNING.md."""
+
+    method: Literal["epsilon", "softmax"]
+    top: int = Field(default=20, ge=1, le=1_000)  # how many of the best items take part
+    epsilon: float = Field(default=0.1, ge=0, le=1)  # probability that a place goes to any of them
+    temperature: float = Field(default=0.5, gt=0, allow_inf_nan=False)  # of softmax, in units of the score
+
+
 class InferenceSettings(_Section):
     """The inference stage."""
 
@@ -64,6 +74,14 @@ class InferenceSettings(_Section):
     model_name: str = "tablecast"
     model: str = "shipped"  # until one is announced: "shipped", "base" or the folder of a model
     max_slowdown: float = Field(default=1.5, gt=0)  # of an announced model; beyond, the one before goes on serving
+    exploration: dict[str, ExplorationSettings] = {}  # by domain; none: lists are shown as they are ranked
+
+    @field_validator("exploration")
+    @classmethod
+    def _of_known_domains(cls, exploration: dict[str, ExplorationSettings]) -> dict[str, ExplorationSettings]:
+        for domain in exploration:
+            pack_for(domain)
+        return exploration
 
 
 class ModelsSettings(_Section):

@@ -44,6 +44,7 @@ from streams.health import Position, Progress, serve
 from streams.inference.answered import Wakefulness, last_answered
 from streams.inference.batcher import Batcher, Waiting
 from streams.inference.catalogue_feed import CatalogueFeed
+from streams.inference.exploring import Exploring
 from streams.inference.rollout import EMBEDDINGS, Rollout
 from streams.inference.served_model import ServedModel
 from streams.inference.shadow import Answered, Shadowing
@@ -100,6 +101,7 @@ class InferenceApp:
         self._waiting = Batcher(
             limits.max_batch_requests, limits.max_batch_tokens, QUEUE_BATCHES * limits.max_batch_requests
         )
+        self._exploring = Exploring(limits)
         self._encoded: asyncio.Queue[tuple[list[Waiting], list[Encoding]]] = asyncio.Queue()
         self._encoding = asyncio.Semaphore(BATCHES_ENCODED_AT_ONCE)
         self._ranked: asyncio.Queue[list[Waiting]] = asyncio.Queue(1)
@@ -302,15 +304,17 @@ class InferenceApp:
         requests = [entry.joined for entry in entries if entry.joined is not None]
         following = iter(encoded)
         vectors = [None if entry.tokens is None else next(following) for entry in entries]
+        answers = model.lists(list(map(self._exploring.to_rank, requests)), vectors)
         ranked: list[Answered] = []
-        for entry, joined, answer in zip(entries, requests, model.lists(requests, vectors), strict=True):
+        for entry, joined, answer in zip(entries, requests, answers, strict=True):
             if isinstance(answer, Exception):
                 self._give_up(entry, encode(joined), answer)
                 continue
-            entry.recommendation = _recommendation(model, entry, joined, answer, encoded_at)
+            shown = self._exploring.shown(model.version, joined, answer)
+            entry.recommendation = _recommendation(model, entry, joined, shown, encoded_at)
             entry.answer = encode(entry.recommendation)
             if not entry.degraded:
-                ranked.append((joined, model.version, answer.items))
+                ranked.append((joined, model.version, answer.items[: joined.request.k]))
         return ranked
 
     def _give_up(self, entry: Waiting, value: bytes | None, error: Exception) -> None:

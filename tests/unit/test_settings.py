@@ -5,7 +5,15 @@ from pathlib import Path
 import pytest
 
 from ops.stages import variables
-from streams.settings import KafkaSettings, PrivacySettings, Settings, SettingsError, load_settings
+from streams.settings import (
+    ExplorationSettings,
+    InferenceSettings,
+    KafkaSettings,
+    PrivacySettings,
+    Settings,
+    SettingsError,
+    load_settings,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -84,6 +92,7 @@ def test_a_child_process_gets_exactly_the_settings_of_its_parent_and_its_secrets
     settings = Settings(
         data_dir=tmp_path,
         kafka=KafkaSettings(bootstrap="broker:1", keep_history=True, sasl_password="hunter2"),
+        inference=InferenceSettings(exploration={"travel": ExplorationSettings(method="softmax", temperature=0.2)}),
         privacy=PrivacySettings(key="a key of sixteen", training_text=False),
     )
     for name, value in variables(settings).items():
