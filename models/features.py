@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.catalogue import Catalogue
+from models.constraints import open_rows
 from models.item_tables import ItemTables, hour_of_week
 from models.places import EARTH_RADIUS_METRES, unit_vector
 from models.user_state import DISMISSAL, KIND_CODE
@@ -110,6 +111,7 @@ _declare(
 _declare(
     "moment", "item_hour", "category_hour", "category_hour_share", "category_follows", "category_follows_lift",
 )  # fmt: skip
+_declare("moment", "open")
 _declare("learned", "similar", "similar_new", "similar_last", "users", "per_user")
 _declare("dismissed", "dismissed")
 _declare(
@@ -190,6 +192,7 @@ def candidate_features(scene: Scene) -> NDArray[np.float32]:
     _sequence(scene, values)
     _others(scene, values)
     _places(scene, values)
+    _opening(scene, values)
     _tastes(scene, values)
     _learned(scene, values)
     _dismissals(scene, values)
@@ -389,6 +392,14 @@ def _places(scene: Scene, values: Values) -> None:
     values["density_hours"] = pull @ by_hour / (by_hour.sum() + 1e-9)
     values["metres_top"] = apart[:, 0]
     values["metres_any"] = np.where(values["count"] > 0, 0.0, apart.min(axis=1))
+
+
+def _opening(scene: Scene, values: Values) -> None:
+    """Whether a candidate is open: 1 or 0, ``UNKNOWN`` for one that has no hours."""
+    catalogue, joined = scene.catalogue, scene.joined
+    is_open = open_rows(catalogue, joined.event_time, joined.context.time_zone)[scene.rows]
+    known = catalogue.hours[scene.rows, :, 1].any(axis=1)
+    values["open"] = np.where(known, is_open, UNKNOWN)
 
 
 def _tastes(scene: Scene, values: Values) -> None:

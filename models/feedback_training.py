@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 GRADES = 10  # of labels between 0 and 1
 MOST_WEIGHT = 10.0  # of an item that was unlikely to be shown
-UNSHOWN = 10  # candidates beside each list
+UNSHOWN = 30  # candidates beside each list
 POSITIONS = 100  # further ones count as the last
 
 

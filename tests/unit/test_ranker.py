@@ -9,16 +9,16 @@ from models import dataset
 from models.catalogue import Catalogue
 from models.dataset import Dataset
 from models.evaluation import catalogue_item, joined_requests
-from models.features import FEATURES, NAMES
+from models.features import FEATURES, NAMES, candidate_features
 from models.item_tables import Choice, ItemTables, build_tables
 from models.ranker import Ranker, RankerError
 from models.ranker_training import bare_catalogue, train_ranker
-from models.ranking import PARTS, Weights, rank
+from models.ranking import PARTS, Weights, question, rank, ranking_scene
 from models.recommender import Recommender
 from schemas.codec import decode, encode
 from schemas.domains import pack_for
 from schemas.errors import BadInputError
-from schemas.records import Item, JoinedRequest, Location
+from schemas.records import Context, Item, JoinedRequest, Location, Request, Source
 from streams.kafka import partition_of
 
 EATING = pack_for("restaurant")
@@ -115,6 +115,23 @@ def test_reasons_sum_to_the_score_and_are_named(data, ranker, joined):
         for item in rank(catalogue, EATING, explained, None, Weights(), ranker=ranker):
             assert sum(item.reasons.values()) == pytest.approx(item.score, abs=1e-6)
             assert set(item.reasons) <= set(PARTS)
+
+
+def test_it_sees_what_is_open():
+    from_nine = [[(9 * 60, 22 * 60)] for _ in range(7)]
+    hours = {"open": from_nine, "closed": [[(0, 60)] for _ in range(7)], "nobody knows": None}
+    catalogue = Catalogue(1)
+    for name, week in hours.items():
+        catalogue.put(name, Item(domain="restaurant", name=name, hours=week), np.zeros((1, 1), np.float32))
+    asked = JoinedRequest(
+        request=Request(request_id="r", domain="restaurant"),
+        event_time=MONDAY + 10 * HOUR,
+        source=Source(partition=0, offset=0),
+        context=Context(),
+    )
+    scene = ranking_scene(question(catalogue, EATING, asked, Weights()), Weights(), ItemTables(), k=3)
+    seen = dict(zip(scene.rows.tolist(), candidate_features(scene)[:, NAMES.index("open")].tolist(), strict=True))
+    assert {name: seen[catalogue.row_of[name]] for name in hours} == {"open": 1, "closed": 0, "nobody knows": -1}
 
 
 def test_every_feature_belongs_to_a_part_of_the_score():
