@@ -22,6 +22,7 @@ from ops.replay.command import replay
 from ops.request_command import request
 from ops.simulate_command import simulate
 from ops.topics_command import app as topics_app
+from ops.trace_command import trace
 from ops.train_command import report, train
 from ops.trainer_command import trainer
 from ops.up_command import up
@@ -51,6 +52,7 @@ app.command()(report)
 app.command()(trainer)
 app.command()(forget)
 app.command()(doctor)
+app.command()(trace)
 
 
 @app.command()

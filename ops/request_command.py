@@ -22,6 +22,7 @@ from schemas.records import Constraints, Context, Location, Recommendation, Requ
 from schemas.topics import RECOMMENDATIONS, USERS_REQUESTS
 from streams.kafka import client_options, full_name
 from streams.settings import Settings, load_settings
+from streams.tracing import tracer
 
 
 class NoAnswerError(ExplainedError):
@@ -80,6 +81,8 @@ async def _ask(settings: Settings, user: str, asked: Request, timeout: float) ->
     answers = full_name(settings.kafka, RECOMMENDATIONS)
     producer = AIOKafkaProducer(**options)
     consumer = AIOKafkaConsumer(**options, isolation_level="read_committed")
+    spans = tracer(settings, "app")
+    hop = spans.begin("ask") if spans is not None else None
     await asyncio.gather(producer.start(), consumer.start())
     try:
         partitions = [TopicPartition(answers, number) for number in sorted(await producer.partitions_for(answers))]
@@ -88,7 +91,8 @@ async def _ask(settings: Settings, user: str, asked: Request, timeout: float) ->
         for partition, offset in ends.items():
             consumer.seek(partition, offset)
         started = time.perf_counter()
-        await producer.send_and_wait(full_name(settings.kafka, USERS_REQUESTS), encode(asked), user.encode())
+        name, headers = full_name(settings.kafka, USERS_REQUESTS), hop.headers if hop is not None else None
+        await producer.send_and_wait(name, encode(asked), user.encode(), headers=headers)
         async with asyncio.timeout(timeout):
             async for record in consumer:
                 answer = decode(Recommendation, record.value)
@@ -99,6 +103,8 @@ async def _ask(settings: Settings, user: str, asked: Request, timeout: float) ->
             f"no answer within {timeout:g} s: are the state and inference stages running? (`tablecast up` runs both)"
         ) from error
     finally:
+        if hop is not None:
+            hop.end()
         # What clients say about a broker that went away meanwhile would hide the sentence above.
         await asyncio.gather(producer.stop(), consumer.stop(), return_exceptions=True)
     raise AssertionError("a consumer without an end has ended")

@@ -7,7 +7,7 @@ request would notice. Which stage a series is of, Prometheus knows by its job.
 import ctypes
 from collections.abc import Iterable
 from functools import partial
-from typing import Literal
+from typing import Literal, get_args
 
 from prometheus_client import Counter, Gauge, Histogram
 
@@ -45,6 +45,14 @@ _batch_requests = Histogram("tablecast_batch_requests", "Requests in a batch.", 
 _batch_fill = Histogram("tablecast_batch_token_fill", "Tokens in a batch, as a share of the limit.", buckets=_SHARE)
 _gpu_memory = Gauge("tablecast_gpu_memory_used_bytes", "Memory in use on a GPU, by all its processes.", ["gpu"])
 
+RunOutcome = Literal["passed", "not passed", "nothing to learn", "given up"]
+TRAINING_WAITING = Gauge("tablecast_training_examples_waiting", "Examples since the last training, where it is led.")
+_runs = Counter("tablecast_training_runs", "Trainings, by what came of them.", ["outcome"])
+_run_phase_seconds = Gauge("tablecast_training_phase_seconds", "How long a phase of training took last.", ["phase"])
+_run_ended = Gauge("tablecast_training_ended_timestamp_seconds", "When the last training ended, since 1970.")
+
+for _came in get_args(RunOutcome):
+    _runs.labels(_came)
 for _role in ("champion", "canary", "shadow"):
     for _outcome in ("swapped", "refused"):
         _models.labels(_role, _outcome)  # there from the start, so that the first one is an increase
@@ -96,6 +104,17 @@ def answered(answers: Iterable[tuple[int, Recommendation]], durable_at: int) -> 
 def model_changed(role: str, outcome: Literal["swapped", "refused"]) -> None:
     """Count a model that took a role over, or could not."""
     _models.labels(role, outcome).inc()
+
+
+def phase_ended(phase: str, seconds: float) -> None:
+    """Note how long a phase of training took."""
+    _run_phase_seconds.labels(phase).set(seconds)
+
+
+def run_ended(outcome: RunOutcome) -> None:
+    """Count a training."""
+    _runs.labels(outcome).inc()
+    _run_ended.set_to_current_time()
 
 
 def _moments(event_time: int, timings: Timings, durable_at: int) -> tuple[int, ...]:

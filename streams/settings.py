@@ -107,6 +107,13 @@ class MetricsSettings(_Section):
     port: int | None = Field(default=None, ge=1, le=65535)  # None: nowhere
 
 
+class TracingSettings(_Section):
+    """OpenTelemetry traces."""
+
+    export: str | None = None  # an OTLP/HTTP collector's URL, or a file of JSON lines; None: nothing is traced
+    share: float = Field(default=1.0, ge=0, le=1)  # of the requests whose app has not begun a trace itself
+
+
 class TrainerSettings(_Section):
     """The trainer stage."""
 
@@ -135,6 +142,7 @@ class Settings(BaseSettings):
 
     trainer: TrainerSettings = TrainerSettings()
     metrics: MetricsSettings = MetricsSettings()
+    tracing: TracingSettings = TracingSettings()
 
     @property
     def model_store(self) -> str:

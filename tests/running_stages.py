@@ -9,7 +9,7 @@ from models.export import load_shipped_encoder
 from ops.bench.deployment import deployed
 from ops.simulator.events import catalogue
 from ops.simulator.world import build_world
-from streams.settings import KafkaSettings, MetricsSettings, Settings
+from streams.settings import KafkaSettings, MetricsSettings, Settings, TracingSettings
 
 METRICS_PORT = 20_000  # or the next that is free
 
@@ -31,7 +31,13 @@ def world():
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def deployment(stage_settings, exported_encoder, world):
-    watched = stage_settings.model_copy(update={"metrics": MetricsSettings(port=METRICS_PORT)})
+async def deployment(stage_settings, exported_encoder, world, tmp_path_factory):
+    spans = str(tmp_path_factory.mktemp("traces") / "spans.jsonl")
+    watched = stage_settings.model_copy(
+        update={
+            "metrics": MetricsSettings(port=METRICS_PORT),
+            "tracing": TracingSettings(export=spans, share=0),  # what an app begins to trace, and nothing else
+        }
+    )
     async with deployed(watched, catalogue(world, time.time_ns() // 1_000_000)) as running:
         yield running

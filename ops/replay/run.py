@@ -46,7 +46,7 @@ from schemas.topics import (
     Topic,
 )
 from streams.kafka import client_options, full_name
-from streams.settings import Settings
+from streams.settings import Settings, TracingSettings
 from streams.state.changelogs import CHANGELOGS
 from streams.topic_admin import apply_topics, delete_topics
 
@@ -126,7 +126,8 @@ def own_settings(settings: Settings, plan: Plan, folder: Path) -> Settings:
     inference = own.inference.model_copy(update={"budget_ms": None, **({"model": plan.model} if plan.model else {})})
     state = own.state.model_copy(update={"grace_ms": 3_600_000})  # a request sees all that was posted before it
     models = own.models.model_copy(update={"store": settings.model_store})
-    changed = {"inference": inference, "state": state, "models": models, "data_dir": folder}
+    tracing = TracingSettings()  # the records carry the headers of their first time
+    changed = {"inference": inference, "state": state, "models": models, "tracing": tracing, "data_dir": folder}
     return own.model_copy(update=changed)
 
 

@@ -11,6 +11,7 @@ from schemas.codec import encode
 from schemas.errors import BadInputError
 from schemas.records import Request
 from schemas.topics import Topic
+from streams.tracing import Headers
 
 Poison = Literal[
     "random bytes", "missing field", "wrong type", "huge text", "far future", "no key", "unknown domain"
@@ -30,6 +31,7 @@ class Posting(NamedTuple):
     value: bytes
     request_id: str | None = None  # of a request, poisonous or not: the one that was replaced, if it can't be read
     poison: Poison | None = None  # None: nothing is wrong
+    headers: Headers = ()
 
 
 def posting(event: Event) -> Posting:

@@ -22,6 +22,7 @@ from schemas.topics import CATALOG_ITEMS, RECOMMENDATIONS, USERS_CONTEXT, USERS_
 from streams.kafka import client_options, full_name
 from streams.settings import Settings
 from streams.topic_admin import existing_topics
+from streams.tracing import Headers, Hop, tracer
 
 if TYPE_CHECKING:
     from aiokafka.structs import RecordMetadata
@@ -116,7 +117,11 @@ class Outbox:
             await self._in_flight.popleft()
         self._in_flight.append(
             await self._producer.send(
-                full_name(self._kafka, record.topic), record.value, key=record.key, timestamp_ms=record.time_ms
+                full_name(self._kafka, record.topic),
+                record.value,
+                key=record.key,
+                timestamp_ms=record.time_ms,
+                headers=record.headers,
             )
         )
 
@@ -181,15 +186,18 @@ async def run_simulation(
         return time.time_ns() // 1_000_000 if start_ms is None else start_ms
 
     loop = asyncio.get_running_loop()
-    waiting: OrderedDict[str, float] = OrderedDict()  # request id -> when it was posted, loop time
+    waiting: OrderedDict[str, tuple[float, Hop | None]] = OrderedDict()  # request id -> when it was posted, loop time
+    spans = tracer(settings, "app")
     all_answered = asyncio.Event()
     readers = asyncio.Semaphore(MAX_READERS)
 
-    async def post(event: Event) -> None:
+    async def post(event: Event, headers: Headers = ()) -> None:
         match event.record:
             case Request(request_id=request_id):
                 statistics.requests += 1
-                waiting[request_id] = loop.time()  # before it is handed over: waiting for the producer counts too
+                hop = spans.begin("ask") if spans is not None else None
+                headers = hop.headers if hop is not None else ()
+                waiting[request_id] = loop.time(), hop  # before it is handed over: waiting for the producer counts too
                 if len(waiting) > MAX_WAITING:
                     waiting.popitem(last=False)
                     statistics.unanswered += 1
@@ -197,7 +205,7 @@ async def run_simulation(
                 statistics.contexts += 1
             case _ if event.topic is USERS_FEEDBACK:
                 statistics.feedback += 1
-        await outbox.post(posting(event))
+        await outbox.post(posting(event)._replace(headers=headers))
         if on_event:
             on_event(event)
 
@@ -231,13 +239,16 @@ async def run_simulation(
             posted = waiting.pop(answer.request_id, None)
             if posted is None:
                 continue  # somebody else's, or given up on
-            statistics.latencies_ms.append((loop.time() - posted) * 1000)
+            since, hop = posted
+            statistics.latencies_ms.append((loop.time() - since) * 1000)
+            if hop is not None:
+                hop.end()
             if not waiting:
                 all_answered.set()
             await readers.acquire()
-            tasks.create_task(look_at(answer, user_id)).add_done_callback(lambda _: readers.release())
+            tasks.create_task(look_at(answer, user_id, message.headers)).add_done_callback(lambda _: readers.release())
 
-    async def look_at(answer: Recommendation, user_id: str) -> None:
+    async def look_at(answer: Recommendation, user_id: str, headers: Headers) -> None:
         moment = moment_of(world, answer.request_id)
         items = [item.item_id for item in answer.items]
         actions = react(world, answer.request_id, items)
@@ -251,7 +262,7 @@ async def run_simulation(
         began = loop.time()
         for action in actions:
             await asyncio.sleep(max(0.0, began + action.delay_ms / 1000 / speed - loop.time()))
-            await post(Event(seen_ms + action.delay_ms, USERS_FEEDBACK, user_id, action.feedback))
+            await post(Event(seen_ms + action.delay_ms, USERS_FEEDBACK, user_id, action.feedback), headers)
 
     names = {full_name(settings.kafka, topic) for topic in TOPICS}
     if missing := names - set(await existing_topics(settings.kafka, names)):

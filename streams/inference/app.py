@@ -49,9 +49,10 @@ from streams.inference.rollout import EMBEDDINGS, Rollout
 from streams.inference.served_model import ServedModel
 from streams.inference.shadow import Answered, Shadowing
 from streams.kafka import Pace, client_options, committed_offsets, full_name
-from streams.privacy import load_pseudonyms
+from streams.privacy import load_pseudonyms, without_id
 from streams.process import closing_in_time, notify_ready
 from streams.settings import Settings
+from streams.tracing import tracer
 
 log = structlog.get_logger(__name__)
 
@@ -119,6 +120,7 @@ class InferenceApp:
         self._assigned = asyncio.Event()
         self._lost: asyncio.Future[None]  # ends with what a rebalance failed with
         self._event_times: dict[TopicPartition, int] = {}  # of the newest request answered
+        self._tracer = tracer(settings, "inference")
         self.progress = Progress(self.kafka.prefix)
         metrics.QUEUE_LENGTH.labels("in flight").set_function(lambda: self._in_flight)
         metrics.QUEUE_LENGTH.labels("encoder").set_function(lambda: len(self._waiting))
@@ -228,6 +230,7 @@ class InferenceApp:
                     tokens = model.tokenize([entry.joined for entry in entries if entry.joined is not None])
                     for entry, ids in zip(entries, tokens, strict=True):
                         entry.tokens = ids
+                _reached("tokenize", waiting)
                 self._in_flight += len(waiting)
                 await self._waiting.put(waiting)
             await pace.rest_after(batches, limit)
@@ -236,6 +239,8 @@ class InferenceApp:
         """Return a request to answer, a dead letter, or, of a request answered already, an offset to be committed."""
         entry = Waiting(record.partition, record.offset, record.timestamp, record.key or b"", None)
         entry.consumed_at = int(clock.time() * 1000)
+        if self._tracer is not None:
+            entry.hop = self._tracer.take(REQUESTS_JOINED, record.partition, record.offset, record.headers)
         try:
             joined = decode(JoinedRequest, record.value)
             pack_for(joined.request.domain)
@@ -247,6 +252,8 @@ class InferenceApp:
             entry.joined = joined
             entry.model = self._rollout.serving.model_for(entry.key.decode(errors="replace"))
             self._rollout.recent.append(joined)
+            if entry.hop is not None:
+                entry.hop.named(without_id(joined.request.request_id, entry.key, self.pseudonyms))
         return entry
 
     async def _encode(self) -> None:
@@ -254,6 +261,7 @@ class InferenceApp:
         while True:
             await self._encoding.acquire()
             batch = await self._waiting.take()
+            _reached("queue", batch)
             self._shed(batch)
             tokens_of_batch = sum(len(entry.tokens) for entry in batch if entry.tokens is not None)
             metrics.batch_taken(len(batch), tokens_of_batch, self.settings.inference.max_batch_tokens)
@@ -288,12 +296,14 @@ class InferenceApp:
             batch, encodings = await self._encoded.get()
             encoded = [(model, entries, *await encoding) for model, entries, encoding in encodings]
             self._encoding.release()
+            _reached("encode", batch)
             answered = await asyncio.gather(
                 *(
                     model.in_thread(partial(self._answer, model, entries, vectors, encoded_at))
                     for model, entries, vectors, encoded_at in encoded
                 )
             )
+            _reached("rank", batch)
             await self._ranked.put(batch)
             if (shadow := self._rollout.serving.shadow) is not None:
                 for some in answered:
@@ -319,6 +329,8 @@ class InferenceApp:
 
     def _give_up(self, entry: Waiting, value: bytes | None, error: Exception) -> None:
         """Have a dead letter published in place of an answer."""
+        if entry.hop is not None:
+            entry.hop.failed(error)
         entry.key, entry.dead_letter = self._bury(
             REQUESTS_JOINED, entry.partition, entry.offset, entry.time, entry.key or None, value, error
         )
@@ -376,6 +388,7 @@ class InferenceApp:
                 entry.key,
                 partition=0 if entry.dead_letter else entry.partition,
                 timestamp_ms=None if entry.dead_letter else entry.time,
+                headers=entry.hop and entry.hop.headers,
             )
             for entry in batch
             if (value := entry.dead_letter or entry.answer) is not None
@@ -385,6 +398,7 @@ class InferenceApp:
         for topic, key, value in beside:
             sent.append(await self._producer.send(full_name(self.kafka, topic), value, key, partition=0))
         await asyncio.gather(*sent)
+        _reached("publish", batch, last=True)
         self._next |= {TopicPartition(self._topic, entry.partition): entry.offset + 1 for entry in batch}
         self._to_commit = True
         self._event_times |= {TopicPartition(self._topic, entry.partition): entry.time for entry in batch}
@@ -456,6 +470,15 @@ def _by_model(batch: Iterable[Waiting]) -> dict[ServedModel, list[Waiting]]:
         if entry.model is not None:
             entries.setdefault(entry.model, []).append(entry)
     return entries
+
+
+def _reached(phase: str, batch: Iterable[Waiting], *, last: bool = False) -> None:
+    """Note the end of a phase for the requests that are traced."""
+    for entry in batch:
+        if entry.hop is not None:
+            entry.hop.reached(phase)
+            if last:
+                entry.hop.end()
 
 
 def _recommendation(

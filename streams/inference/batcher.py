@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from models.encoder import TokenIds
 from schemas.records import JoinedRequest, Recommendation
 from streams.inference.served_model import ServedModel
+from streams.tracing import Hop
 
 
 @dataclass(slots=True)
@@ -28,6 +29,7 @@ class Waiting:
     recommendation: Recommendation | None = None  # the same, as it was before it was encoded
     tokens: TokenIds | None = None  # None: no text, or one that is not encoded any more
     consumed_at: int = 0
+    hop: Hop | None = None  # where it is traced
     degraded: list[str] = field(default_factory=list)
 
 

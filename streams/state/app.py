@@ -16,6 +16,7 @@ here instead:
 import asyncio
 import time as clock
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import faust
@@ -50,13 +51,15 @@ from streams.deadletters import dead_letter, reason
 from streams.follower import Follower
 from streams.health import Position, Progress, serve
 from streams.kafka import Pace, client_options, committed_offsets, full_name
-from streams.privacy import load_pseudonyms
+from streams.privacy import load_pseudonyms, without_id
 from streams.process import closing_in_time, notify_ready
 from streams.settings import Settings
 from streams.state.barrier import Barrier, Waitlist
 from streams.state.changelogs import APPLICATION, CHANGELOGS, ITEM_ROWS, TABLES
 from streams.state.rows import Rows
 from streams.state.stage import Inbound, Outbound, Served, StateStage
+from streams.state.traced import StateTraces
+from streams.tracing import Hop, tracer
 
 log = structlog.get_logger(__name__)
 
@@ -102,6 +105,8 @@ class StateApp:
             self.pseudonyms,
             training_text=settings.privacy.training_text,
         )
+        spans = tracer(settings, "state")
+        self._traces = StateTraces(spans, self.stage) if spans is not None else None
         self.barrier = Barrier(lambda partition: self._start.get(partition, 0))
         self._producer = AIOKafkaProducer(
             **options, enable_idempotence=True, linger_ms=2, max_batch_size=256 * 1024, max_request_size=4 * MIB
@@ -118,7 +123,7 @@ class StateApp:
         self._probe = AIOKafkaConsumer(**options, isolation_level="read_committed")
         self._catalogue = Follower(self.kafka, CATALOG_ITEMS, self._on_items)
         self._others: Follower | None = None
-        self._requests: Waitlist[tuple[ConsumerRecord, Inbound, Request | None, int]] = Waitlist()
+        self._requests: Waitlist[tuple[ConsumerRecord, Inbound, Request | None, int, Hop | None]] = Waitlist()
         self._feedback: Waitlist[ConsumerRecord] = Waitlist()
         self._feedback_waiting = 0  # in the waitlist or taken out of it and not yet applied
         self._done: list[ConsumerRecord] = []  # in the order they were applied
@@ -224,6 +229,9 @@ class StateApp:
                 await pace.rest_after(batches, MAX_READ)
 
     def _applying(self, topic: Topic, handler: Handler) -> Callable[[ConsumerRecord], None]:
+        if self._traces is not None:
+            handler = self._traces.handling(handler)
+
         def apply(read: ConsumerRecord) -> None:
             record = _inbound(topic, read)
             try:
@@ -237,13 +245,20 @@ class StateApp:
 
     def _read_request(self, read: ConsumerRecord) -> None:
         record = _inbound(USERS_REQUESTS, read)
+        hop = self._traces.begin(record) if self._traces is not None else None
         request = None
         try:
             request = self.stage.read_request(record)
         except Exception as error:  # as above
             self._bury(record, error)
+            if hop is not None:
+                hop.failed(error)
+                hop.end()
+        else:
+            if hop is not None:
+                hop.named(without_id(request.request_id, record.key or b"", self.pseudonyms))
         # A refused request keeps its place in the queue: offsets are released in order.
-        self._requests.add((read, record, request, int(clock.time() * 1000)))
+        self._requests.add((read, record, request, int(clock.time() * 1000), hop))
 
     def _read_feedback(self, read: ConsumerRecord) -> None:
         """Apply feedback at once if its list is known and none waits before it; else it waits for lists to come."""
@@ -259,7 +274,10 @@ class StateApp:
             batch = await self._requests.take()
             generation = self._generation
             await self._catch_up(USERS_CONTEXT, USERS_FEEDBACK)
-            for number, (event, record, request, received_at) in enumerate(batch):
+            for _, _, request, _, hop in batch:
+                if hop is not None and request is not None:
+                    hop.reached("grace")
+            for number, (event, record, request, received_at, hop) in enumerate(batch):
                 if number % JOINED_AT_ONCE == 0:
                     await asyncio.sleep(0)  # a backlog must not keep heartbeats and sends waiting
                 if generation != self._generation:
@@ -269,8 +287,11 @@ class StateApp:
                         joined = self.stage.join(record, request, received_at)
                     except Exception as error:  # as above
                         self._bury(record, error)
+                        if hop is not None:
+                            hop.failed(error)
+                            hop.end()
                     else:
-                        await self._send(joined)
+                        await self._send(joined, hop)
                 self._done.append(event)
                 self.barrier.applied(TopicPartition(event.topic, event.partition), event.offset)
 
@@ -300,12 +321,13 @@ class StateApp:
 
     async def _expire_regularly(self) -> None:
         """Do what has come due by event time, whenever all topics have been read up to the same moment."""
+        expire = self.stage.expire if self._traces is None else self._traces.expiring(self.stage.expire)
         while True:
             await asyncio.sleep(EXPIRY_SECONDS)
             generation, watermarks = self._generation, self.stage.watermarks()
             ends = await self._end_offsets(USERS_CONTEXT, USERS_FEEDBACK, RECOMMENDATIONS)
             if await self.barrier.wait(ends, EXPIRY_PATIENCE_SECONDS) and generation == self._generation:
-                self.stage.expire(watermarks)
+                expire(watermarks)
 
     async def _flush_regularly(self) -> None:
         while True:
@@ -341,17 +363,21 @@ class StateApp:
                 await self.faust.consumer._commit(offsets)  # noqa: SLF001
                 self._event_times |= {TopicPartition(read.topic, read.partition): read.timestamp for read in done}
 
-    async def _send(self, outbound: Outbound) -> None:
+    async def _send(self, outbound: Outbound, hop: Hop | None = None) -> None:
         metrics.records_published(outbound.topic.name)
-        self._unconfirmed.append(
-            await self._producer.send(
-                full_name(self.kafka, outbound.topic),
-                outbound.value,
-                outbound.key,
-                partition=outbound.partition,
-                timestamp_ms=outbound.time,
-            )
+        if hop is not None:
+            hop.reached("join")
+        sent = await self._producer.send(
+            full_name(self.kafka, outbound.topic),
+            outbound.value,
+            outbound.key,
+            partition=outbound.partition,
+            timestamp_ms=outbound.time,
+            headers=outbound.headers if hop is None else hop.headers,
         )
+        if hop is not None:
+            sent.add_done_callback(partial(_published, hop))
+        self._unconfirmed.append(sent)
 
     def _bury(self, record: Inbound, error: Exception) -> None:
         key, value = dead_letter(
@@ -490,7 +516,12 @@ def _faust_app(settings: Settings, options: Mapping[str, Any]) -> faust.App:
 
 
 def _inbound(topic: Topic, read: ConsumerRecord) -> Inbound:
-    return Inbound(topic, read.partition, read.offset, read.timestamp, read.key, read.value)
+    return Inbound(topic, read.partition, read.offset, read.timestamp, read.key, read.value, read.headers)
+
+
+def _published(hop: Hop, _: object) -> None:
+    hop.reached("publish")
+    hop.end()
 
 
 async def _crashed(app: faust.App) -> None:

@@ -37,6 +37,7 @@ from streams.attribution import action_example, attribute, no_action_example
 from streams.privacy import for_training, without_id
 from streams.settings import StateSettings
 from streams.state.rows import Rows
+from streams.tracing import Headers
 
 DAY_MS = 24 * 3600 * 1000
 MAX_CONTEXT_BYTES = 16 * 1024  # a row keeps several
@@ -66,6 +67,7 @@ class Inbound:
     time: int  # record timestamp, milliseconds
     key: bytes | None
     value: bytes | None
+    headers: Headers = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +79,8 @@ class Outbound:
     time: int
     key: bytes
     value: bytes
+    source: Source | None = None  # of a training example: which request it is about
+    headers: Headers = ()
 
 
 @dataclass
@@ -205,7 +209,7 @@ class StateStage:
             if served is not None:
                 named, joined = self._for_training(record.key or b"", slate, served)
                 example = action_example(named, how, feedback, record.time, joined, pack)
-                self._publish_example(record.partition, record.time, record.key or b"", example)
+                self._publish_example(slate.source, record.time, record.key or b"", example)
         previous = apply_feedback(user, record.time, feedback)
         if feedback.kind not in {"impression", "dismissal"}:
             self._count(record, feedback.item_id, pack.name, previous)
@@ -306,9 +310,11 @@ class StateStage:
         joined = for_training(bytes(served.joined), user, self.pseudonyms, text=self._training_text)
         return msgspec.structs.replace(slate, request_id=request_id), joined
 
-    def _publish_example(self, partition: int, time: int, user: bytes, example: TrainingExample) -> None:
+    def _publish_example(self, source: Source, time: int, user: bytes, example: TrainingExample) -> None:
         """Send an example to its user's partition, under the user's pseudonym."""
-        self.outbox.append(Outbound(RETRAINING, partition, time, self.pseudonyms.of(user), encode(example)))
+        self.outbox.append(
+            Outbound(RETRAINING, source.partition, time, self.pseudonyms.of(user), encode(example), source)
+        )
 
     def _remind(self, partition: int, key: bytes, when: int) -> None:
         heapq.heappush(self._due[partition].idle, (when, key))
@@ -356,7 +362,7 @@ class StateStage:
         if served is not None and slate is not None and not slate.acted:
             named, joined = self._for_training(key, slate, served)
             example = no_action_example(named, joined)
-            self._publish_example(source.partition, slate.time + self._window_ms, key, example)
+            self._publish_example(source, slate.time + self._window_ms, key, example)
         self.served.delete(_served_key(source), source.partition)
 
 

@@ -14,6 +14,7 @@ fenced: it can finish its phase, and announce nothing.
 import asyncio
 import shutil
 import tempfile
+import time
 from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,11 +35,14 @@ from models.store import ModelStore
 from schemas.errors import ExplainedError
 from schemas.records import ModelAnnouncement, ModelVersion
 from schemas.topics import CATALOG_ITEMS, DEADLETTERS, MIB, MODELS, RETRAINING, USERS_ERASURE
+from streams import metrics
 from streams.acls import require_access
+from streams.health import Progress, serve
 from streams.kafka import client_options, committed_offsets, full_name
 from streams.model_roles import change_roles, read_roles
 from streams.process import notify_ready
 from streams.settings import Settings
+from streams.tracing import Hop, tracer
 from streams.trainer import making
 from streams.trainer.plan import PHASES, Arrivals, Phase, RangeError, Run, due, marks, plan, recorded
 from streams.trainer.reading import Reader
@@ -80,6 +84,8 @@ class TrainerApp:
         )
         self._admin = AIOKafkaAdminClient(**options)
         self._reader = Reader(self.kafka)
+        self._tracer = tracer(settings, "trainer")
+        self.progress = Progress(self.kafka.prefix)
         self._mine = asyncio.Event()
         self._trained: dict[int, int] = {}  # partition -> end of the last run
 
@@ -102,6 +108,7 @@ class TrainerApp:
         await self._until(stop, self._lead_once())
 
     async def _until(self, stop: asyncio.Event, leading: Coroutine[Any, Any, None]) -> None:
+        serve(self.settings.metrics, self.progress)
         topics = (RETRAINING, USERS_ERASURE, CATALOG_ITEMS, MODELS, DEADLETTERS)
         await require_access(
             self.kafka, [topic.name for topic in topics], [self._group.removeprefix(self.kafka.prefix)]
@@ -109,8 +116,9 @@ class TrainerApp:
         await self._admin.start()
         await self._reader.start()
         await self._lock.start()
-        self._lock.subscribe([full_name(self.kafka, MODELS)], listener=_Ownership(self._mine))
-        tasks = [asyncio.create_task(work) for work in (leading, self._hold(), stop.wait())]
+        self._lock.subscribe([full_name(self.kafka, MODELS)], listener=_Ownership(self._mine, self.progress))
+        watching = self.progress.watch(dict, self._lock.end_offsets)  # nothing of it is behind: it waits for its time
+        tasks = [asyncio.create_task(work) for work in (leading, self._hold(), watching, stop.wait())]
         try:
             finished, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in finished:
@@ -178,6 +186,7 @@ class TrainerApp:
             spans = {number: (max(read.get(number, 0), beginnings[number]), end) for number, end in ends.items()}
             await self._reader.read(RETRAINING, spans, lambda record: arrivals.add(record.timestamp))
             read = {number: max(span) for number, span in spans.items()}
+            metrics.TRAINING_WAITING.set(arrivals.examples)
             if why := due(self.settings.trainer, arrivals):
                 return why
             await asyncio.sleep(POLL_SECONDS)
@@ -212,7 +221,27 @@ class TrainerApp:
     # -- the phases --------------------------------------------------------------------------------------------------
 
     async def _finish(self, run: Run, reached: Phase | None) -> None:
-        """Do what is left of a run that has been recorded up to a phase."""
+        """Do what is left of a run that has been recorded up to a phase, measured and traced."""
+        hop = self._tracer.begin(f"train {run.name}") if self._tracer is not None else None
+        try:
+            metrics.run_ended(await self._through_phases(run, reached, hop))
+        except Exception as error:
+            if hop is not None:
+                hop.failed(error)
+            raise
+        finally:
+            if hop is not None:
+                hop.end()
+
+    async def _through_phases(self, run: Run, reached: Phase | None, hop: Hop | None) -> metrics.RunOutcome:
+        since = time.monotonic()
+
+        def done(phase: Phase) -> None:
+            nonlocal since
+            metrics.phase_ended(phase, time.monotonic() - since)
+            since = time.monotonic()
+            if hop is not None:
+                hop.reached(phase)
 
         async def enter(phase: Phase, faults: Sequence[tuple[bytes, bytes]] = ()) -> None:
             nonlocal reached
@@ -230,23 +259,32 @@ class TrainerApp:
             except RangeError as error:
                 log.warning("the run is given up", run=run.name, reason=str(error))
                 await self._end(run)
-                return
+                return "given up"
+            metrics.records_read(RETRAINING.name, run.examples)
+            if self._tracer is not None and hop is not None:
+                self._tracer.link(hop, examples.headers)
             items = await self._reader.read_items(run.items_end)
+            done("reading")
             await enter("training", examples.faults)
             try:
                 await asyncio.to_thread(making.train, trained, champion, examples, items, run)
             except NothingToLearnError as error:
                 log.warning("nothing to learn", run=run.name, reason=str(error))
                 await self._end(run)
-                return
+                return "nothing to learn"
+            done("training")
         await enter("exporting")
         manifest = await asyncio.to_thread(making.export, model, trained, champion, self._name, run)
+        done("exporting")
         await enter("uploading")
         await asyncio.to_thread(self._store.put, model)
+        done("uploading")
         await enter("announcing")
         await self._announce(run, manifest.version)
         await self._end(run)
+        done("announcing")
         shutil.rmtree(work, ignore_errors=True)
+        return "passed" if msgspec.convert(manifest.training["gate"], Verdict).passed else "not passed"
 
     async def _record(self, run: Run, phase: Phase, faults: Sequence[tuple[bytes, bytes]]) -> None:
         """Record how far the run has come; a trainer that has been replaced gets no further than this."""
@@ -303,8 +341,8 @@ def _offsets(topic: str, entries: Mapping[int, tuple[int, str]]) -> dict[TopicPa
 class _Ownership(ConsumerRebalanceListener):  # type: ignore[misc]
     """Knows whether this process is its model's trainer."""
 
-    def __init__(self, mine: asyncio.Event) -> None:
-        self._mine = mine
+    def __init__(self, mine: asyncio.Event, progress: Progress) -> None:
+        self._mine, self._progress = mine, progress
 
     async def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
         """Nothing: whether a partition is really gone is known when they are assigned again."""
@@ -315,3 +353,4 @@ class _Ownership(ConsumerRebalanceListener):  # type: ignore[misc]
         else:
             self._mine.clear()
         notify_ready()
+        self._progress.assigned()

@@ -16,6 +16,7 @@ from schemas.topics import CATALOG_ITEMS, MIB, RETRAINING, USERS_ERASURE, Topic
 from streams.deadletters import dead_letter
 from streams.kafka import client_options, full_name
 from streams.settings import KafkaSettings
+from streams.tracing import MOST_LINKS, Headers
 from streams.trainer.plan import Run, check_kept
 
 log = structlog.get_logger(__name__)
@@ -32,6 +33,7 @@ class Examples:
     replayed: list[ShownList] = field(default_factory=list)
     erased: int = 0  # examples left out because their users are to be forgotten
     faults: list[tuple[bytes, bytes]] = field(default_factory=list)  # dead letters of the new offsets: key and value
+    headers: list[Headers] = field(default_factory=list)  # of new examples that are traced, some of them
 
 
 class Reader:
@@ -123,6 +125,8 @@ class Reader:
                 user, example = decode_key(record.key), decode(TrainingExample, record.value)
                 if is_new:
                     new.add(user, example)
+                    if record.headers and len(read.headers) < MOST_LINKS:
+                        read.headers.append(record.headers)
                 elif example.action != "none":  # where nothing was chosen, nothing is learned
                     replayed.add(user, example)
             except (DecodeError, msgspec.DecodeError) as error:

@@ -7,6 +7,8 @@ import yaml
 
 from ops.broker.kafka import version
 from ops.cli import app
+from ops.stages import NAMES
+from streams.process import CLOSING_SECONDS
 from streams.settings import Settings
 
 FOLDER = Path(__file__).parents[2]
@@ -68,6 +70,21 @@ def test_settings_of_a_container_are_settings_that_there_are(name, monkeypatch):
     assert settings.kafka.bootstrap == "kafka:19092"
     watched = SERVICES[name]["healthcheck"].get("test")
     assert watched is None or f":{settings.metrics.port}/ready" in watched[-1]
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_a_stage_has_the_time_to_write_what_it_has(name):
+    assert int(SERVICES[name]["stop_grace_period"].removesuffix("s")) > CLOSING_SECONDS
+
+
+def test_all_stages_run_and_the_trainer_stores_models_where_inference_looks():
+    assert set(NAMES) <= {service["command"][0] for service in SERVICES.values() if "command" in service}
+    data = str(Settings().data_dir.relative_to(Path.home()))
+    trainer, inference = (
+        next(volume for volume in SERVICES[name]["volumes"] if volume.endswith(data))
+        for name in ("trainer", "inference")
+    )
+    assert trainer == inference
 
 
 def test_the_stages_of_one_kind_have_names_of_their_own():
