@@ -132,7 +132,8 @@ class Encoder:
         limit = self.manifest.max_tokens * _CHARACTERS_PER_TOKEN
         # A lone surrogate, which no UTF-8 text holds but a Python string may, becomes a question mark.
         inputs = [(prefix + text[:limit]).encode("utf-8", "replace").decode("utf-8") for text in texts]
-        return [np.asarray(encoding.ids, np.int64) for encoding in self._tokenizer.encode_batch_fast(inputs)]
+        # Not as a batch: its threads cost more than the work, and on busy cores a request waits for each of them.
+        return [np.asarray(self._tokenizer.encode(text).ids, np.int64) for text in inputs]
 
     def encode(self, tokens: Sequence[TokenIds], kind: Kind = "query") -> NDArray[np.float32]:
         """Return unit vectors, one row for each text's token ids: float32 [len(tokens), dim].

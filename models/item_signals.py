@@ -119,9 +119,9 @@ class ItemSignals:
         """Return the numbers [n] of items; -1 for one that nobody has chosen."""
         return np.array([self._numbers.get((domain, item_id), -1) for item_id in item_ids], np.int64)
 
-    def popularity(self, numbers: np.ndarray) -> np.ndarray:
-        """Return the counts [len(numbers), COLUMNS] of items by number; -1 stands for an unknown item."""
-        counts: np.ndarray = self._counts[numbers]
+    def popularity(self, numbers: np.ndarray, column: int | slice = slice(None)) -> np.ndarray:
+        """Return the counts [len(numbers), COLUMNS] of items by number, or one column; -1 is an unknown item."""
+        counts: np.ndarray = self._counts[:, column][numbers]
         counts[numbers < 0] = 0
         return counts
 

@@ -40,16 +40,19 @@ class GlobalState:
         if not len(within):
             return []
         numbers = self._signal_numbers(domain, ids)[within]
-        popularity = self.signals.popularity(numbers)[:, ALL_TIME_COLUMN]
-        weight = (popularity + 0.5) * np.exp(-metres[within] / scale_metres)
+        weight = (self.signals.popularity(numbers, ALL_TIME_COLUMN) + 0.5) * np.exp(-metres[within] / scale_metres)
         best = np.argsort(-weight, kind="stable")[:MAX_NEAR]
         return [ids[k] for k in within[best]]
 
     def _signal_numbers(self, domain: str, ids: list[str]) -> np.ndarray:
         known = len(self.signals)
         cached = self._numbers.get(domain)
-        if cached is None or cached[0] != known or cached[1] is not ids:
+        if cached is None or cached[1] is not ids:
             cached = self._numbers[domain] = (known, ids, self.signals.numbers(domain, ids))
+        elif cached[0] != known:  # a number stays, so only items without one are looked up
+            unknown = np.flatnonzero(cached[2] < 0)
+            cached[2][unknown] = self.signals.numbers(domain, [ids[k] for k in unknown.tolist()])
+            self._numbers[domain] = (known, ids, cached[2])
         return cached[2]
 
 

@@ -24,6 +24,7 @@ PHASES = ("posted-received", "received-joined", "joined-consumed", "consumed-enc
 WARM_UP_SECONDS = 30.0  # not counted: Java compiles a broker's hot code in its first minute
 LAST_ANSWERS_SECONDS = 60.0
 OVERLOAD_SECONDS = 20.0
+LINGER_MS = 5  # of whoever posts, as is the default of Kafka 4; ends before the acknowledgement, from which we count
 Say = Callable[[str], None]
 
 
@@ -89,7 +90,7 @@ async def _run(bed: Testbed, rate: float, seconds: float, pids: dict[str, int]) 
     """Let users ask at a mean rate, at random moments, and react to what they get."""
     latency = Latency(rate)
     producer = AIOKafkaProducer(
-        **client_options(bed.settings.kafka), enable_idempotence=True, linger_ms=2, max_request_size=4 * MIB
+        **client_options(bed.settings.kafka), enable_idempotence=True, linger_ms=LINGER_MS, max_request_size=4 * MIB
     )
     await producer.start()
     posted: dict[str, float] = {}  # request id -> wall clock in milliseconds when it was acknowledged
