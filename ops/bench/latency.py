@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import takewhile
 
 import numpy as np
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
@@ -12,7 +13,7 @@ from ops.bench.testbed import Testbed, cpu_seconds, testbed
 from ops.bench.throughput import measure_capacity
 from ops.simulator.choice import react
 from ops.simulator.events import Event, events
-from ops.simulator.poison import posting
+from ops.simulator.poison import Posting, posting
 from ops.simulator.world import World
 from schemas.codec import decode
 from schemas.records import Recommendation, Request
@@ -24,6 +25,7 @@ PHASES = ("posted-received", "received-joined", "joined-consumed", "consumed-enc
 WARM_UP_SECONDS = 30.0  # not counted: Java compiles a broker's hot code in its first minute
 LAST_ANSWERS_SECONDS = 60.0
 OVERLOAD_SECONDS = 20.0
+PLANNING_SECONDS = 5.0
 LINGER_MS = 5  # of whoever posts, as is the default of Kafka 4; ends before the acknowledgement, from which we count
 Say = Callable[[str], None]
 
@@ -97,10 +99,9 @@ async def _run(bed: Testbed, rate: float, seconds: float, pids: dict[str, int]) 
     waiting: set[str] = set()  # counted requests without an answer
     none_waiting = asyncio.Event()
 
-    async def post(event: Event, after: "asyncio.Task[None] | None" = None) -> None:
+    async def post(event: Event, record: Posting, after: "asyncio.Task[None] | None" = None) -> None:
         if after is not None:
             await after
-        record = posting(event)
         topic = full_name(bed.settings.kafka, record.topic)
         await producer.send_and_wait(topic, record.value, record.key, timestamp_ms=record.time_ms)
         if isinstance(event.record, Request):
@@ -110,7 +111,8 @@ async def _run(bed: Testbed, rate: float, seconds: float, pids: dict[str, int]) 
         began = time.time()
         for action in react(bed.world, answer.request_id, [item.item_id for item in answer.items]):
             await asyncio.sleep(began + action.delay_ms / 1000 - time.time())
-            await post(Event(int(time.time() * 1000), USERS_FEEDBACK, user_id, action.feedback))
+            event = Event(int(time.time() * 1000), USERS_FEEDBACK, user_id, action.feedback)
+            await post(event, posting(event))
 
     async def read(reader: AIOKafkaConsumer, tasks: asyncio.TaskGroup) -> None:
         async for record in reader:
@@ -127,22 +129,23 @@ async def _run(bed: Testbed, rate: float, seconds: float, pids: dict[str, int]) 
 
     try:
         async with bed.reader(RECOMMENDATIONS) as reader, asyncio.TaskGroup() as tasks:
-            began = time.time()
+            began = time.time() + PLANNING_SECONDS
             counted_from = began + WARM_UP_SECONDS
+            # Made before, so that less of the processor goes into asking.
+            until = (counted_from + seconds) * 1000
+            coming = events(bed.world, int(began * 1000), rate, daily_rhythm=False)
+            planned = [(event, posting(event)) for event in takewhile(lambda event: event.time_ms <= until, coming)]
             reading = tasks.create_task(read(reader, tasks))
             cpu_began: dict[str, float] = {}
             latest: dict[str, asyncio.Task[None]] = {}  # by user: an app posts one thing after the other
-            for event in events(bed.world, int(began * 1000), rate, daily_rhythm=False):
+            for event, record in planned:
                 await asyncio.sleep(event.time_ms / 1000 - time.time())
-                now = time.time()
-                if now > counted_from + seconds:
-                    break
-                if now > counted_from:
+                if event.time_ms > counted_from * 1000:
                     cpu_began = cpu_began or {name: cpu_seconds(pid) for name, pid in pids.items()}
                     if isinstance(event.record, Request):
                         waiting.add(event.record.request_id)
                         latency.asked += 1
-                latest[event.key] = tasks.create_task(post(event, latest.get(event.key)))
+                latest[event.key] = tasks.create_task(post(event, record, latest.get(event.key)))
             latency.cpu = {name: (cpu_seconds(pid) - cpu_began[name]) / seconds for name, pid in pids.items()}
             async with asyncio.timeout(LAST_ANSWERS_SECONDS):
                 while waiting:
