@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from multiprocessing import get_context
 from typing import Any, TypeVar
 
@@ -87,11 +88,11 @@ async def _raw_aiokafka(
         await asyncio.gather(consumer.stop(), producer.stop())
 
 
-def raw_onnx(texts: Sequence[str]) -> OnnxCost:
-    """Encode texts with the stage's own encoder and with nothing but its ONNX Runtime session."""
-    from models.export import load_default_encoder
+def raw_onnx(model: str | Path, texts: Sequence[str]) -> OnnxCost:
+    """Encode texts with the encoder of the stage's ``model`` and with nothing but its ONNX Runtime session."""
+    from models.artefact import load_recommender
 
-    encoder = load_default_encoder()
+    encoder, _ = load_recommender(model)
     encoder.encode(encoder.tokenize(texts[:WARM_UP_TEXTS], "query"))
     began = time.monotonic()
     tokens = encoder.tokenize(texts, "query")

@@ -124,7 +124,7 @@ async def _round(bed: Testbed, requests: int, say: Say) -> tuple[Round, list[Ans
     answered, inference, answers = await _run_inference(bed, requests)
     texts = [text for value in joined if (text := request_text(decode(JoinedRequest, value)))]
     say(f"raw ONNX Runtime on the same {len(texts):,} texts")
-    onnx = await in_own_process(raw_onnx, texts)
+    onnx = await in_own_process(raw_onnx, bed.settings.inference.model, texts)
     return Round(requests, floor.records, state, floor.cost, len(texts), answered, inference, onnx), answers
 
 
