@@ -22,6 +22,7 @@ import msgspec
 import numpy as np
 
 from models.places import distances, unit_vector
+from models.shown_lists import ShownList
 from models.texts import language_of
 from schemas.codec import decode
 from schemas.records import Item, JoinedRequest, TrainingExample
@@ -29,6 +30,7 @@ from schemas.records import Item, JoinedRequest, TrainingExample
 Input = str | float
 
 BINS = 10  # of numbers: tenths of the training examples
+NEARLY = 0.9  # of a period: the first and the last example are not at its very ends
 NAMES = 30  # of words: the most frequent ones; all others are one bin
 OTHER = "other"
 LARGE = 0.2  # PSI; the field's rule of thumb calls 0.1 a small and 0.25 a large shift, and retraining is not free
@@ -36,6 +38,8 @@ CALIBRATION_LARGE = 0.03  # rise of the expected calibration error: a promise of
 CLICK_RATE_LARGE = 0.1  # change of the click rate, relative: less than that comes and goes with the weather
 BY_CHANCE = 0.001  # probability with which one check of one window finds something without any drift
 LEAST_EXAMPLES = 200  # in a window; below it nothing is said
+DAY_MS = 86_400_000
+PERIODS_MS = {"hour": DAY_MS, "weekend": 7 * DAY_MS}  # of inputs that come round: less than a whole one says nothing
 
 
 class Observation(msgspec.Struct, frozen=True):
@@ -63,6 +67,7 @@ class Reference(msgspec.Struct, frozen=True):
     clicks: int
     shown: int
     calibration_error: float | None  # None: the model predicted no probabilities
+    span_ms: int = 0  # of event time, from the first example to the last
 
 
 class Moved(msgspec.Struct, frozen=True):
@@ -90,12 +95,15 @@ class DriftReport(msgspec.Struct, frozen=True):
 
 
 def observation(
-    example: TrainingExample, items: Mapping[str, Item], predicted: Sequence[float] = (), scores: Sequence[float] = ()
+    example: TrainingExample | ShownList,
+    items: Mapping[str, Item],
+    predicted: Sequence[float] = (),
+    scores: Sequence[float] = (),
 ) -> Observation:
-    """Return what drift looks at in a training example.
+    """Return what drift looks at in a training example, or in a list put together from its examples.
 
     Args:
-        example: one list and what came of it.
+        example: what was shown and what came of it.
         items: the catalogue, as far as it is known; what is missing is left out.
         predicted: click probability of each item shown, if the model gives any.
         scores: score of each item shown, if they are known.
@@ -144,6 +152,7 @@ def reference_of(observations: Iterable[Observation]) -> Reference:
         clicks=sum(clicked),
         shown=len(clicked),
         calibration_error=calibration[0] if calibration else None,
+        span_ms=_span(seen),
     )
 
 
@@ -168,10 +177,15 @@ def drift(reference: Reference, observations: Iterable[Observation]) -> DriftRep
         checks = [
             _stability(name, histogram, columns.get(name, []), len(seen), reference.examples)
             for name, histogram in reference.inputs.items()
+            if min(reference.span_ms, _span(seen)) >= NEARLY * PERIODS_MS.get(name, 0)
         ]
         checks += [check for check in (_calibration(reference, seen), _click_rate(reference, seen)) if check]
         checks.sort(key=lambda check: (not check.moved, -check.value / check.limit))
     return DriftReport(min(times, default=0), max(times, default=-1) + 1, len(seen), checks)
+
+
+def _span(seen: Sequence[Observation]) -> int:
+    return max((one.time for one in seen), default=0) - min((one.time for one in seen), default=0)
 
 
 def _stability(name: str, histogram: Histogram, values: list[Input], examples: int, reference: int) -> Moved:

@@ -24,6 +24,7 @@ from models.artefact import (
 )
 from models.base_model import PACKAGED, cache_folder, written_at_once
 from models.chunks import item_chunks
+from models.drift import Reference, observation, reference_of
 from models.embedding_cache import EmbeddingCache
 from models.encoder import Encoder
 from models.export import default_encoder_folder, load_default_encoder, load_shipped_encoder, shipped_encoder_folder
@@ -54,6 +55,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     catalogue_sha256: str
     seconds: float
     gate: Verdict
+    reference: Reference | None = None  # what the new lists look like, for drift to be told by
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -159,6 +161,7 @@ def train(
             held_back,
         )
         catalogue = champion.recommender.catalogue
+        items = {name: item for name, row in catalogue.row_of.items() if (item := catalogue.items[row]) is not None}
         report = Report(
             champion=champion.manifest.version,
             base_trees=champion.base_trees,
@@ -168,9 +171,10 @@ def train(
             replayed=len(older),
             erased=erased,
             items=len(catalogue),
-            catalogue_sha256=catalogue_sha256({name: catalogue.items[row] for name, row in catalogue.row_of.items()}),
+            catalogue_sha256=catalogue_sha256(items),
             seconds=round(time.monotonic() - started, 1),
             gate=verdict,
+            reference=reference_of(observation(each, items) for each in new),
         )
         (draft / REPORT).write_bytes(msgspec.json.encode(report))
     return report

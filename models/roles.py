@@ -18,6 +18,7 @@ Role = Literal["candidate", "champion", "canary", "shadow", "retired"]
 SERVED: tuple[Role, ...] = ("champion", "canary", "shadow")  # one version each
 MAX_LISTED = 30  # versions that an announcement tells of; those without a role that were changed longest ago go
 MAX_FORMER = 10
+MAX_ROLLED_BACK = 100
 
 
 class RoleError(ExplainedError):
@@ -48,13 +49,21 @@ def with_role(
     version: ModelVersion,
     reason: str,
     figures: Mapping[str, float] | None = None,
+    *,
+    force: bool = False,
 ) -> ModelAnnouncement:
     """Return the announcement in which a version has the role (and share) it says; who had that role is retired.
 
     Raises:
-        RoleError: it would leave the model without a champion it has.
+        RoleError: it would leave the model without a champion it has, or, unless forced, it would make a canary of a
+            version that was rolled back as one.
 
     """
+    if version.role == "canary" and current is not None and version.version in current.rolled_back and not force:
+        raise RoleError(
+            f"{version.version} was a canary and was rolled back, see `tablecast model decisions`: "
+            "--force makes it one once more"
+        )
     champion = holder(current, "champion")
     if champion is not None and champion.version == version.version and version.role != "champion":
         raise RoleError(f"{version.version} is the champion: promote another version, or roll back")
@@ -80,6 +89,22 @@ def promoted(
     if listed.role == "champion":
         raise RoleError(f"{version} is the champion already")
     return with_role(current, replace(listed, role="champion", share=1.0), reason, figures)
+
+
+def canary_rolled_back(
+    current: ModelAnnouncement | None, reason: str, figures: Mapping[str, float] | None = None
+) -> ModelAnnouncement:
+    """Return the announcement in which the canary is retired, and not to be a canary again.
+
+    Raises:
+        RoleError: there is none.
+
+    """
+    canary = holder(current, "canary")
+    if current is None or canary is None:
+        raise RoleError("there is no canary to roll back")
+    retired = with_role(current, replace(canary, role="retired", share=1.0), reason, figures)
+    return replace(retired, rolled_back=[canary.version, *current.rolled_back][:MAX_ROLLED_BACK])
 
 
 def rolled_back(
@@ -135,6 +160,7 @@ def _next(
         generation=current.generation + 1 if current else 1,
         versions=[version for version in versions if version.version in kept],
         former=former,
+        rolled_back=current.rolled_back if current else [],
         reason=reason,
         figures=dict(figures or {}),
     )

@@ -18,6 +18,7 @@ class Differences:
     shadow: str
     requests: int
     identical: float  # share of lists with the same items in the same order
+    reordered: float  # of those with the same items in another order
     same_first: float  # share of lists with the same first item
     overlap: float  # mean share of the answered items that the shadow has too
     rank_correlation: float | None  # mean of Spearman's, over items in both lists
@@ -77,6 +78,7 @@ def _figures(model: str, shadow: str, comparisons: list[ShadowComparison]) -> Di
         shadow=shadow,
         requests=len(comparisons),
         identical=float(np.mean([answered == would_have for answered, would_have in ids])),
+        reordered=float(np.mean([answered != would and set(answered) == set(would) for answered, would in ids])),
         same_first=float(np.mean([answered[:1] == would_have[:1] for answered, would_have in ids])),
         overlap=float(np.mean([overlap(comparison) for comparison in comparisons])),
         rank_correlation=mean(map(rank_correlation, comparisons)),

@@ -1,11 +1,11 @@
 """``tablecast model``: versions in the store, and what each of them does."""
 
 import asyncio
+import itertools
 import json
 from dataclasses import asdict
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import msgspec
 import typer
@@ -14,6 +14,7 @@ from rich.table import Table
 
 from ops.cluster import connected
 from ops.errors import explained
+from ops.moments import shown
 from schemas.errors import BadInputError
 from streams.logs import configure_logs
 from streams.settings import Settings, load_settings
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from models.artefact import ModelManifest
-    from schemas.records import ModelAnnouncement
+    from schemas.records import ModelAnnouncement, Record, ScoredItem
+    from schemas.topics import Topic
 
 app = typer.Typer(help="Store model versions, and say which one answers whom.", no_args_is_help=True)
 
@@ -30,6 +32,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")
 Reason = Annotated[str, typer.Option(help="Why; it stays with the announcement.")]
 Version = Annotated[str, typer.Argument(help="A version: as many of its digits as are needed to tell it from others.")]
 Role = Literal["candidate", "canary", "shadow", "retired"]
+R = TypeVar("R", bound="Record")
 
 
 @app.command("list")
@@ -49,8 +52,9 @@ def list_command(*, as_json: AsJson = False) -> None:
     for row in rows:
         share = f" {row['share']:.0%}" if row["role"] == "canary" else ""
         metrics = ", ".join(f"{name} {value:.4g}" for name, value in row["metrics"].items())
-        created = datetime.fromtimestamp(row["created"] / 1000, UTC).strftime("%Y-%m-%d %H:%M UTC")
-        table.add_row(row["name"], row["version"], f"{row['role'] or ''}{share}", created, row["parent"] or "", metrics)
+        role = "rolled back" if row["rolled_back"] and row["role"] == "retired" else row["role"] or ""
+        created = shown(row["created"])
+        table.add_row(row["name"], row["version"], f"{role}{share}", created, row["parent"] or "", metrics)
     Console().print(table)
 
 
@@ -71,6 +75,7 @@ def publish(
     *,
     role: Annotated[Role, typer.Option(help="What it is to do; retired ends a canary or a shadow.")] = "candidate",
     share: Annotated[float, typer.Option(min=0, max=1, help="Of users, for a canary.")] = 0.05,
+    force: Annotated[bool, typer.Option("--force", help="Also what was rolled back as a canary before.")] = False,
     reason: Reason = "published by hand",
     as_json: AsJson = False,
 ) -> None:
@@ -94,7 +99,7 @@ def publish(
             share=share if role == "canary" else 1.0,
             metrics=manifest.metrics,
         )
-        held = _change(settings, manifest.name, lambda current: with_role(current, announced, reason))
+        held = _change(settings, manifest.name, lambda current: with_role(current, announced, reason, force=force))
         removed = store.prune(manifest.name, settings.models.keep, in_use(held) | {version})
     _print(manifest.name, held, as_json=as_json)
     for old in removed:
@@ -159,6 +164,28 @@ def rollback(*, reason: Reason = "rolled back by hand", as_json: AsJson = False)
 
 
 @app.command()
+def decisions(*, as_json: AsJson = False) -> None:
+    """Show what was decided by figures alone: canaries promoted or rolled back, and trainings because of drift.
+
+    Example: tablecast model decisions --json
+    """
+    from schemas.records import ModelDecision
+    from schemas.topics import MODELS_DECISIONS
+
+    with explained():
+        settings, _ = _prepare()
+        found = asyncio.run(_everything(settings, MODELS_DECISIONS, ModelDecision))
+    if as_json:
+        typer.echo(msgspec.json.encode(found).decode())
+        return
+    table = Table("decided", "version", "beside", "from", "to", "because")
+    for one in found:
+        since, until = (shown(time) if time else "" for time in (one.start, one.end))
+        table.add_row(one.decision, one.version, one.champion or "", since, until, one.reason)
+    Console().print(table)
+
+
+@app.command()
 def diff(first: Version, second: Version, *, as_json: AsJson = False) -> None:
     """Compare two versions: metrics, how they were trained, and which files differ.
 
@@ -184,10 +211,12 @@ def shadow_report(*, as_json: AsJson = False) -> None:
     Example: tablecast model shadow-report --json
     """
     from models.shadow_report import differences
+    from schemas.records import ShadowComparison
+    from schemas.topics import MODELS_SHADOW
 
     with explained():
         settings, _ = _prepare()
-        reports = differences(asyncio.run(_comparisons(settings)))
+        reports = differences(asyncio.run(_everything(settings, MODELS_SHADOW, ShadowComparison)))
         if not reports:
             raise BadInputError("nothing has been compared: `tablecast model publish MODEL --role shadow` begins that")
     if as_json:
@@ -200,11 +229,18 @@ def shadow_report(*, as_json: AsJson = False) -> None:
                 table.add_row(name.replace("_", " "), "" if value is None else f"{value:,.4g}")
         Console().print(table)
         for example in report.examples:
-            answered, would_have = (
-                " ".join(f"{item.item_id} ({item.score:.2f})" for item in items[:5])
-                for items in (example.answered, example.would_have)
-            )
-            typer.echo(f"{example.request_id}\n  answered   {answered}\n  would have {would_have}")
+            places = Table("answered", "because", "would have", "because", title=example.request_id)
+            for answered, would_have in itertools.zip_longest(example.answered[:5], example.would_have[:5]):
+                places.add_row(*_scored(answered), *_scored(would_have))
+            Console().print(places)
+
+
+def _scored(item: "ScoredItem | None") -> tuple[str, str]:
+    """Return an item with its score, and the parts of the score that weigh most."""
+    if item is None:
+        return "", ""
+    strongest = sorted(item.reasons.items(), key=lambda part: -abs(part[1]))[:3]
+    return f"{item.item_id} {item.score:.2f}", " ".join(f"{name} {part:+.2f}" for name, part in strongest)
 
 
 def differing(first: "ModelManifest", second: "ModelManifest") -> dict[str, tuple[Any, Any]]:
@@ -248,24 +284,23 @@ def _change(
     return held
 
 
-async def _comparisons(settings: Settings) -> list[Any]:
+async def _everything(settings: Settings, topic: "Topic", kind: "type[R]") -> "list[R]":
+    """Return all records that a topic keeps."""
     from schemas.codec import decode
-    from schemas.records import ShadowComparison
-    from schemas.topics import MODELS_SHADOW
     from streams.follower import Follower
 
-    comparisons: list[ShadowComparison] = []
+    found: list[R] = []
 
     async def on_records(records: Any) -> None:
-        comparisons.extend(decode(ShadowComparison, record.value) for record in records)
+        found.extend(decode(kind, record.value) for record in records)
 
-    follower = Follower(settings.kafka, MODELS_SHADOW, on_records)
+    follower = Follower(settings.kafka, topic, on_records)
     try:
         await follower.start()
         await follower.wait_until_caught_up()
     finally:
         await follower.stop()
-    return comparisons
+    return found
 
 
 def _find(versions: "list[ModelManifest]", version: str) -> "ModelManifest":
@@ -290,6 +325,7 @@ def _row(manifest: "ModelManifest", announcement: "ModelAnnouncement | None") ->
         "name": manifest.name,
         "version": manifest.version,
         "role": listed.role if listed else None,
+        "rolled_back": announcement is not None and manifest.version in announcement.rolled_back,
         "share": listed.share if listed else None,
         "created": manifest.created,
         "parent": manifest.parent,

@@ -10,6 +10,7 @@ from schemas.topics import (
     CATALOG_ITEMS,
     DEADLETTERS,
     MODELS,
+    MODELS_DECISIONS,
     MODELS_SHADOW,
     RECOMMENDATIONS,
     REQUESTS_JOINED,
@@ -56,9 +57,12 @@ ROLES = (
         groups=("inference",),
     ),
     Role(
-        "trainer", "the trainer: examples in, models out",
-        reads=(RETRAINING.name, USERS_ERASURE.name, CATALOG_ITEMS.name, MODELS.name),
-        writes=(MODELS.name, DEADLETTERS.name),
+        "trainer", "the trainer: examples in, models out, canaries judged",
+        reads=(
+            RETRAINING.name, USERS_ERASURE.name, CATALOG_ITEMS.name, MODELS.name, RECOMMENDATIONS.name,
+            DEADLETTERS.name,
+        ),
+        writes=(MODELS.name, MODELS_DECISIONS.name, DEADLETTERS.name),
         groups=("trainer*",), transactions=("trainer*", "models-*"),
     ),
     Role(

@@ -38,8 +38,11 @@ ROLES: dict[str, dict[Literal["send", "receive"], tuple[str, ...]]] = {
         "receive": ("requests.joined", "catalog.items", "models"),
         "send": ("recommendations", "models.shadow", "deadletters"),
     },
-    "trainer": {"receive": ("retraining", "catalog.items", "models"), "send": ("models", "deadletters")},
-    "operator": {"receive": ("deadletters", "models", "models.shadow"), "send": ("models",)},
+    "trainer": {
+        "receive": ("retraining", "catalog.items", "models", "recommendations", "deadletters"),
+        "send": ("models", "models.decisions", "deadletters"),
+    },
+    "operator": {"receive": ("deadletters", "models", "models.decisions", "models.shadow"), "send": ("models",)},
 }  # fmt: skip
 """Who does what with which topic."""
 

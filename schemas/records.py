@@ -272,13 +272,31 @@ class ModelAnnouncement(Record, frozen=True, tag=2):
     generation: Annotated[int, Meta(ge=1)]  # one more with every change
     versions: Annotated[list[ModelVersion], Meta(max_length=100)]  # changed last, first
     former: Annotated[list[Id], Meta(max_length=100)] = msgspec.field(default_factory=list)  # champions, latest first
+    # Canaries that the guardrails took back, latest first, each as often as it was: none again unless it is forced.
+    rolled_back: Annotated[list[Id], Meta(max_length=100)] = msgspec.field(default_factory=list)
     reason: Text = ""  # what was changed and why
     figures: dict[Label, Number] = msgspec.field(default_factory=dict)  # that it was decided by
+
+
+class ModelDecision(Record, frozen=True):
+    """What was decided about a model by its figures, not by a person (``models.decisions``, key: model name).
+
+    A canary is promoted or rolled back in the same transaction; on drift, a training follows.
+    """
+
+    decision: Literal["promote", "roll back", "train"]
+    version: Id  # the canary; where inputs or clicks have drifted, the champion
+    reason: Text
+    champion: Id | None = None  # that a canary was compared with; None: what stages serve before the first champion
+    figures: dict[Label, Number] = msgspec.field(default_factory=dict)  # all that it was decided by
+    start: Milliseconds = 0  # event time of the first answer that counted
+    end: Milliseconds = 0  # and of the last
 
 
 class ScoredItem(Part, frozen=True):
     item_id: Id
     score: float
+    reasons: dict[Label, float] = msgspec.field(default_factory=dict)  # additive parts of the score
 
 
 class ShadowComparison(Record, frozen=True):
@@ -315,6 +333,7 @@ class DeadLetter(Record, frozen=True):
     reason: str  # sentence
     event_time: int  # the record's own timestamp, as it was
     first_seen: Milliseconds
+    model: Id | None = None  # name@version that was to answer it, of a request without an answer
     key: bytes | None = None
     value: bytes | None = None
     payload: Literal["whole", "cut", "withheld"] = "whole"  # of key and value: "cut" has the value's beginning only

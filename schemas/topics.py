@@ -12,6 +12,7 @@ from schemas.records import (
     Item,
     JoinedRequest,
     ModelAnnouncement,
+    ModelDecision,
     Recommendation,
     Record,
     Request,
@@ -86,6 +87,10 @@ RETRAINING = Topic(
 MODELS = Topic(
     "models", ModelAnnouncement, "model versions and their roles", "model name", "compact", fixed_partitions=1
 )
+MODELS_DECISIONS = Topic(
+    "models.decisions", ModelDecision, "what was decided about models by their figures", "model name", "delete",
+    365 * DAY_MS, fixed_partitions=1,
+)  # fmt: skip
 MODELS_SHADOW = Topic(
     "models.shadow", ShadowComparison, "what a shadow model would have answered", "model name", "delete", 7 * DAY_MS,
     fixed_partitions=1,
@@ -97,5 +102,5 @@ DEADLETTERS = Topic(
 
 TOPICS = (
     CATALOG_ITEMS, USERS_CONTEXT, USERS_REQUESTS, USERS_FEEDBACK, USERS_ERASURE,
-    REQUESTS_JOINED, RECOMMENDATIONS, RETRAINING, MODELS, MODELS_SHADOW, DEADLETTERS,
+    REQUESTS_JOINED, RECOMMENDATIONS, RETRAINING, MODELS, MODELS_DECISIONS, MODELS_SHADOW, DEADLETTERS,
 )  # fmt: skip

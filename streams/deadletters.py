@@ -31,8 +31,11 @@ def dead_letter(
     timestamp: int,
     key: bytes | None,
     value: bytes | None,
+    model: str | None = None,
 ) -> tuple[bytes, bytes]:
     """Return key and value of the dead letter of one record; ``name`` is its topic's on the cluster.
+
+    ``model`` is the version that was to answer it, of a request that it could not.
 
     A record about a user stays where it is, and the letter carries the user's pseudonym as its key: so an erased user's
     records age out with their topics, and nobody reads them who may only read `deadletters`.
@@ -47,6 +50,7 @@ def dead_letter(
         reason=reason(error, topic, key, pseudonyms),
         event_time=timestamp,
         first_seen=int(time.time() * 1000),
+        model=model,
         key=None if withheld else key,
         value=None if withheld or value is None else value[:MAX_VALUE_BYTES],
         payload="withheld" if withheld else "cut" if value is not None and len(value) > MAX_VALUE_BYTES else "whole",

@@ -13,8 +13,8 @@ from aiokafka.errors import ProducerFenced
 
 from models.roles import RoleError, newer
 from schemas.codec import DecodeError, decode, decode_key, encode
-from schemas.records import ModelAnnouncement
-from schemas.topics import MODELS
+from schemas.records import ModelAnnouncement, ModelDecision
+from schemas.topics import MODELS, MODELS_DECISIONS
 from streams.follower import Follower
 from streams.kafka import client_options, full_name
 from streams.settings import KafkaSettings
@@ -51,8 +51,12 @@ async def read_roles(kafka: KafkaSettings) -> dict[str, ModelAnnouncement]:
     return roles
 
 
-async def change_roles(kafka: KafkaSettings, name: str, change: Change) -> ModelAnnouncement | None:
+async def change_roles(
+    kafka: KafkaSettings, name: str, change: Change, decision: ModelDecision | None = None
+) -> ModelAnnouncement | None:
     """Announce what ``change`` makes of what holds, and return what holds then; None of it changes nothing.
+
+    A ``decision`` is published with the change that it led to, both or neither.
 
     Raises:
         RoleError: somebody else changed the roles of this model meanwhile; or ``change`` raised it.
@@ -66,6 +70,9 @@ async def change_roles(kafka: KafkaSettings, name: str, change: Change) -> Model
         if announcement is None:
             return current
         async with producer.transaction():
+            if decision is not None:
+                decisions = full_name(kafka, MODELS_DECISIONS)
+                await producer.send_and_wait(decisions, encode(decision), name.encode(), partition=0)
             await producer.send_and_wait(full_name(kafka, MODELS), encode(announcement), name.encode(), partition=0)
     except ProducerFenced as error:
         raise RoleError(

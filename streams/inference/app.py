@@ -318,7 +318,7 @@ class InferenceApp:
         ranked: list[Answered] = []
         for entry, joined, answer in zip(entries, requests, answers, strict=True):
             if isinstance(answer, Exception):
-                self._give_up(entry, encode(joined), answer)
+                self._give_up(entry, encode(joined), answer, model.version)
                 continue
             shown = self._exploring.shown(model.version, joined, answer)
             entry.recommendation = _recommendation(model, entry, joined, shown, encoded_at)
@@ -327,12 +327,12 @@ class InferenceApp:
                 ranked.append((joined, model.version, answer.items[: joined.request.k]))
         return ranked
 
-    def _give_up(self, entry: Waiting, value: bytes | None, error: Exception) -> None:
+    def _give_up(self, entry: Waiting, value: bytes | None, error: Exception, model: str | None = None) -> None:
         """Have a dead letter published in place of an answer."""
         if entry.hop is not None:
             entry.hop.failed(error)
         entry.key, entry.dead_letter = self._bury(
-            REQUESTS_JOINED, entry.partition, entry.offset, entry.time, entry.key or None, value, error
+            REQUESTS_JOINED, entry.partition, entry.offset, entry.time, entry.key or None, value, error, model
         )
 
     def _bury(
@@ -344,6 +344,7 @@ class InferenceApp:
         key: bytes | None,
         value: bytes | None,
         error: Exception,
+        model: str | None = None,
     ) -> tuple[bytes, bytes]:
         """Return key and value of a record's dead letter."""
         log.warning(
@@ -364,6 +365,7 @@ class InferenceApp:
             timestamp=timestamp,
             key=key,
             value=value,
+            model=model,
         )
 
     async def _publish(self) -> None:

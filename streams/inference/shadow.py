@@ -78,4 +78,4 @@ def compare(shadow: ServedModel, batch: Sequence[Answered]) -> list[ShadowCompar
 
 
 def _scored(items: Sequence[RecommendedItem]) -> list[ScoredItem]:
-    return [ScoredItem(item_id=item.item_id, score=item.score) for item in items]
+    return [ScoredItem(item_id=item.item_id, score=item.score, reasons=item.reasons) for item in items]

@@ -27,14 +27,26 @@ from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitio
 from aiokafka.structs import OffsetAndMetadata
 
 from models import retraining
+from models.drift import Reference, drift, observation
 from models.feedback_training import NothingToLearnError
 from models.gate import Verdict
 from models.pseudonyms import Pseudonyms
 from models.roles import holder, with_role
 from models.store import ModelStore
+from schemas.codec import encode
 from schemas.errors import ExplainedError
-from schemas.records import ModelAnnouncement, ModelVersion
-from schemas.topics import CATALOG_ITEMS, DEADLETTERS, MIB, MODELS, RETRAINING, USERS_ERASURE
+from schemas.records import ModelAnnouncement, ModelDecision, ModelVersion
+from schemas.topics import (
+    CATALOG_ITEMS,
+    DEADLETTERS,
+    MIB,
+    MODELS,
+    MODELS_DECISIONS,
+    RECOMMENDATIONS,
+    RETRAINING,
+    USERS_ERASURE,
+    Topic,
+)
 from streams import metrics
 from streams.acls import require_access
 from streams.health import Progress, serve
@@ -44,7 +56,8 @@ from streams.process import notify_ready
 from streams.settings import Settings
 from streams.tracing import Hop, tracer
 from streams.trainer import making
-from streams.trainer.plan import PHASES, Arrivals, Phase, RangeError, Run, due, marks, plan, recorded
+from streams.trainer.guard import Guard
+from streams.trainer.plan import PHASES, Arrivals, Phase, RangeError, Run, day_to_check, due, marks, plan, recorded
 from streams.trainer.reading import Reader
 
 log = structlog.get_logger(__name__)
@@ -96,7 +109,7 @@ class TrainerApp:
             Exception: whatever ended the stage; the next process goes on with the run.
 
         """
-        await self._until(stop, self._lead())
+        await self._until(stop, self._lead(), self._judge_canaries())
 
     async def run_once(self, stop: asyncio.Event) -> None:
         """Finish the run in progress if there is one, else train on the examples there are now.
@@ -107,9 +120,9 @@ class TrainerApp:
         """
         await self._until(stop, self._lead_once())
 
-    async def _until(self, stop: asyncio.Event, leading: Coroutine[Any, Any, None]) -> None:
+    async def _until(self, stop: asyncio.Event, *working: Coroutine[Any, Any, None]) -> None:
         serve(self.settings.metrics, self.progress)
-        topics = (RETRAINING, USERS_ERASURE, CATALOG_ITEMS, MODELS, DEADLETTERS)
+        topics = (RETRAINING, USERS_ERASURE, CATALOG_ITEMS, MODELS, MODELS_DECISIONS, RECOMMENDATIONS, DEADLETTERS)
         await require_access(
             self.kafka, [topic.name for topic in topics], [self._group.removeprefix(self.kafka.prefix)]
         )
@@ -118,7 +131,7 @@ class TrainerApp:
         await self._lock.start()
         self._lock.subscribe([full_name(self.kafka, MODELS)], listener=_Ownership(self._mine, self.progress))
         watching = self.progress.watch(dict, self._lock.end_offsets)  # nothing of it is behind: it waits for its time
-        tasks = [asyncio.create_task(work) for work in (leading, self._hold(), watching, stop.wait())]
+        tasks = [asyncio.create_task(work) for work in (*working, self._hold(), watching, stop.wait())]
         try:
             finished, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in finished:
@@ -141,9 +154,15 @@ class TrainerApp:
         await self._mine.wait()
         left = await self._take_over()
         while True:
-            run, reached = left or (await self._plan(await self._wait_until_due()), None)
-            await self._finish(run, reached)
-            left = None
+            if left is not None:
+                await self._finish(*left)
+                left = None
+            why, drifted = await self._wait_until_due()
+            await self._finish(await self._plan(why), None, drifted)
+
+    async def _judge_canaries(self) -> None:
+        await self._mine.wait()
+        await Guard(self.settings, self._pseudonyms, f"{self._group}-guard").run()
 
     async def _lead_once(self) -> None:
         try:
@@ -179,17 +198,49 @@ class TrainerApp:
             log.info("taking up a run", run=found[0].name, id=found[0].id, phase=found[1])
         return found
 
-    async def _wait_until_due(self) -> str:
+    async def _wait_until_due(self) -> tuple[str, ModelDecision | None]:
+        """Return why it is time for a run, and the drift that it is to follow, if that is why."""
         arrivals, read = Arrivals(), dict(self._trained)
+        checked = None
         while True:
             beginnings, ends = await self._reader.bounds(RETRAINING)
             spans = {number: (max(read.get(number, 0), beginnings[number]), end) for number, end in ends.items()}
             await self._reader.read(RETRAINING, spans, lambda record: arrivals.add(record.timestamp))
             read = {number: max(span) for number, span in spans.items()}
             metrics.TRAINING_WAITING.set(arrivals.examples)
+            day = day_to_check(arrivals, self.settings.state.attribution_minutes * 60_000)
+            if day is not None and day != checked:
+                checked = day
+                if drifted := await self._drift(day):
+                    return drifted.reason, drifted
             if why := due(self.settings.trainer, arrivals):
-                return why
+                return why, None
             await asyncio.sleep(POLL_SECONDS)
+
+    async def _drift(self, day: int) -> ModelDecision | None:
+        """Return what has moved on a day away from what the champion was trained on, if anything."""
+        champion = holder((await read_roles(self.kafka)).get(self._name), "champion")
+        if champion is None:
+            return None
+        manifest, _ = await asyncio.to_thread(self._store.manifest, champion.version)
+        reference = msgspec.convert(manifest.training.get("reference"), Reference | None)
+        if reference is None:
+            return None  # it was not made by this stage
+        _, items = await self._reader.bounds(CATALOG_ITEMS)
+        lists = await self._reader.read_day(day, self._pseudonyms)
+        catalogue = await self._reader.read_items(items[0])
+        report = await asyncio.to_thread(lambda: drift(reference, [observation(each, catalogue) for each in lists]))
+        log.info("looked for drift", champion=champion.version, moved=report.moved, lists=report.examples, day=day)
+        if not report.moved:
+            return None
+        return ModelDecision(
+            decision="train",
+            version=champion.version,
+            reason=("drift: " + "; ".join(check.sentence for check in report.checks if check.moved))[:1_000],
+            figures={check.name: check.value for check in report.checks},
+            start=report.start,
+            end=report.end,
+        )
 
     async def _plan(self, why: str) -> Run:
         beginnings, ends = await self._reader.bounds(RETRAINING)
@@ -220,11 +271,11 @@ class TrainerApp:
 
     # -- the phases --------------------------------------------------------------------------------------------------
 
-    async def _finish(self, run: Run, reached: Phase | None) -> None:
+    async def _finish(self, run: Run, reached: Phase | None, drifted: ModelDecision | None = None) -> None:
         """Do what is left of a run that has been recorded up to a phase, measured and traced."""
         hop = self._tracer.begin(f"train {run.name}") if self._tracer is not None else None
         try:
-            metrics.run_ended(await self._through_phases(run, reached, hop))
+            metrics.run_ended(await self._through_phases(run, reached, drifted, hop))
         except Exception as error:
             if hop is not None:
                 hop.failed(error)
@@ -233,7 +284,9 @@ class TrainerApp:
             if hop is not None:
                 hop.end()
 
-    async def _through_phases(self, run: Run, reached: Phase | None, hop: Hop | None) -> metrics.RunOutcome:
+    async def _through_phases(
+        self, run: Run, reached: Phase | None, drifted: ModelDecision | None, hop: Hop | None
+    ) -> metrics.RunOutcome:
         since = time.monotonic()
 
         def done(phase: Phase) -> None:
@@ -243,15 +296,16 @@ class TrainerApp:
             if hop is not None:
                 hop.reached(phase)
 
-        async def enter(phase: Phase, faults: Sequence[tuple[bytes, bytes]] = ()) -> None:
+        async def enter(phase: Phase, beside: Sequence[tuple[Topic, bytes, bytes]] = ()) -> None:
             nonlocal reached
             if reached is None or PHASES.index(phase) > PHASES.index(reached):
-                await self._record(run, phase, faults)
+                await self._record(run, phase, beside)
                 reached = phase
 
         work = self._folder / run.id
         trained, model = work / "trained", work / "model"
-        await enter("reading")
+        # Told with the run that follows from it: once, if not at all before that is planned.
+        await enter("reading", [(MODELS_DECISIONS, self._name.encode(), encode(drifted))] if drifted else ())
         champion = await asyncio.to_thread(self._store.fetch, run.parent)
         if retraining.read_report(trained) is None:
             try:
@@ -265,7 +319,7 @@ class TrainerApp:
                 self._tracer.link(hop, examples.headers)
             items = await self._reader.read_items(run.items_end)
             done("reading")
-            await enter("training", examples.faults)
+            await enter("training", [(DEADLETTERS, *fault) for fault in examples.faults])
             try:
                 await asyncio.to_thread(making.train, trained, champion, examples, items, run)
             except NothingToLearnError as error:
@@ -286,14 +340,14 @@ class TrainerApp:
         shutil.rmtree(work, ignore_errors=True)
         return "passed" if msgspec.convert(manifest.training["gate"], Verdict).passed else "not passed"
 
-    async def _record(self, run: Run, phase: Phase, faults: Sequence[tuple[bytes, bytes]]) -> None:
+    async def _record(self, run: Run, phase: Phase, beside: Sequence[tuple[Topic, bytes, bytes]]) -> None:
         """Record how far the run has come; a trainer that has been replaced gets no further than this."""
         if not self._mine.is_set():
             raise NotTheTrainerError(f"{run.name}: another trainer has taken over before {phase}")
         log.info("phase", phase=phase, run=run.name, id=run.id)
         async with self._producer.transaction():
-            for key, value in faults:
-                await self._producer.send(full_name(self.kafka, DEADLETTERS), value, key, partition=0)
+            for topic, key, value in beside:
+                await self._producer.send(full_name(self.kafka, topic), value, key, partition=0)
             await self._producer.send_offsets_to_transaction(_offsets(self._topic, marks(run, phase)), self._group)
 
     async def _announce(self, run: Run, version: str) -> None:
@@ -305,9 +359,9 @@ class TrainerApp:
         def change(current: ModelAnnouncement | None) -> ModelAnnouncement | None:
             if current is not None and any(listed.version == version for listed in current.versions):
                 return None
-            serve = (
-                verdict.passed and holder(current, "canary") is None
-            )  # a canary that is being judged is not disturbed
+            taken_back = current is not None and version in current.rolled_back
+            # A canary that is being judged is not disturbed.
+            serve = verdict.passed and not taken_back and holder(current, "canary") is None
             candidate = ModelVersion(
                 version=version,
                 role="canary" if serve else "candidate",

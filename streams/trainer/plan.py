@@ -18,6 +18,7 @@ from schemas.errors import BadInputError
 from streams.settings import TrainerSettings
 
 HOUR_MS = 3_600_000
+DAY_MS = 24 * HOUR_MS
 MOST_EXAMPLES = 50_000  # in one run; what is beyond them is the next one's
 REPLAY_REACH = 10  # the replay buffer is drawn from so many times as many examples before the range
 
@@ -196,3 +197,14 @@ def due(settings: TrainerSettings, arrivals: Arrivals) -> str | None:
         if hours >= settings.hours:
             return f"{hours:.1f} hours of event time with {arrivals.examples} new examples"
     return None
+
+
+def day_to_check(arrivals: Arrivals, window_ms: int) -> int | None:
+    """Return where the last day of event time begins whose examples have all come, if some of them are new.
+
+    ``window_ms`` is how long after a list its examples may come. A day of which all has been trained on is no news.
+    """
+    if arrivals.newest is None or arrivals.oldest is None:
+        return None
+    end = (arrivals.newest - window_ms) // DAY_MS * DAY_MS
+    return end - DAY_MS if arrivals.oldest < end else None

@@ -1,5 +1,6 @@
 """What a run reads from Kafka: who is to be forgotten, the examples of its offsets, the catalogue."""
 
+import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -8,7 +9,7 @@ import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 
 from models.pseudonyms import Pseudonyms
-from models.shown_lists import Lists, ShownList
+from models.shown_lists import Lists, ShownList, list_key
 from schemas.codec import DecodeError, decode, decode_key
 from schemas.domains import UnknownDomainError, pack_for
 from schemas.records import Item, TrainingExample
@@ -17,11 +18,12 @@ from streams.deadletters import dead_letter
 from streams.kafka import client_options, full_name
 from streams.settings import KafkaSettings
 from streams.tracing import MOST_LINKS, Headers
-from streams.trainer.plan import Run, check_kept
+from streams.trainer.plan import DAY_MS, Run, check_kept
 
 log = structlog.get_logger(__name__)
 
 RECORDS_PER_READ = 512
+MOST_LISTS = 20_000  # of a day that is held against the training examples: a sample of more than that
 MAX_FAULTS = 1_000  # kept as dead letters of one run; more mean that the topic is not what it should be
 
 
@@ -68,6 +70,13 @@ class Reader:
             {partition.partition: offset for partition, offset in beginnings.items()},
             {partition.partition: offset for partition, offset in ends.items()},
         )
+
+    async def offsets_at(self, topic: Topic, time: int) -> dict[int, int]:
+        """Return where each partition's first record with this timestamp or a later one is, else its end."""
+        name = full_name(self._kafka, topic)
+        _, ends = await self.bounds(topic)
+        found = await self._consumer.offsets_for_times({TopicPartition(name, number): time for number in ends})
+        return {tp.partition: at.offset if at is not None else ends[tp.partition] for tp, at in found.items()}
 
     async def read(
         self, topic: Topic, spans: Mapping[int, tuple[int, int]], take: Callable[[ConsumerRecord], None]
@@ -136,6 +145,23 @@ class Reader:
         await self.read(RETRAINING, {number: (span.replay_from, span.end) for number, span in run.spans.items()}, take)
         read.new, read.replayed = new.finished(), replayed.finished()
         return read
+
+    async def read_day(self, day: int, pseudonyms: Pseudonyms) -> list[ShownList]:
+        """Return at most ``MOST_LISTS`` lists of the day of event time that begins at ``day``."""
+        erased = await self.read_erased(pseudonyms)
+        starts, (_, ends) = await self.offsets_at(RETRAINING, day), await self.bounds(RETRAINING)
+        lists = Lists(limit=MOST_LISTS)
+
+        def take(record: ConsumerRecord) -> None:
+            if record.key in erased:
+                return
+            with contextlib.suppress(DecodeError, msgspec.DecodeError):  # a run sets it aside
+                example = decode(TrainingExample, record.value)
+                if day <= list_key(example)[1] < day + DAY_MS:
+                    lists.add(decode_key(record.key), example)
+
+        await self.read(RETRAINING, {number: (start, ends[number]) for number, start in starts.items()}, take)
+        return lists.finished()
 
     async def read_items(self, end: int) -> dict[str, Item]:
         """Return the catalogue as of an offset of ``catalog.items``; what can't be read was reported by inference."""

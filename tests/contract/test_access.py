@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from ops.cli import app
 from schemas.access import ROLES, Role
-from schemas.topics import DEADLETTERS, MODELS_SHADOW, RECOMMENDATIONS, RETRAINING, TOPICS
+from schemas.topics import DEADLETTERS, MODELS_DECISIONS, MODELS_SHADOW, RECOMMENDATIONS, RETRAINING, TOPICS
 from streams.acls import Acl, Operation, Pattern, Resource, acls_of
 from streams.settings import KafkaSettings
 from streams.state.changelogs import CHANGELOGS
@@ -28,7 +28,7 @@ def writers(name: str) -> set[str]:
 def test_every_topic_has_a_writer_and_a_reader():
     for topic in (*TOPICS, *CHANGELOGS):
         assert writers(topic.name), topic.name
-        assert readers(topic.name) - {"ops"} or topic in (DEADLETTERS, MODELS_SHADOW), topic.name
+        assert readers(topic.name) - {"ops"} or topic in (DEADLETTERS, MODELS_SHADOW, MODELS_DECISIONS), topic.name
 
 
 def test_what_a_stage_answers_or_learns_from_nobody_else_writes():

@@ -2,8 +2,9 @@
 
 import asyncio
 
+import msgspec
 import pytest
-from shown_examples import ITEMS, examples, joined_request
+from shown_examples import ITEMS, NOON, examples, joined_request
 from trainer_deployment import (
     PATIENCE_SECONDS,
     announcements,
@@ -17,12 +18,14 @@ from trainer_deployment import (
 from models.artefact import load_recommender
 from models.chunks import item_chunks
 from models.pseudonyms import Pseudonyms
+from models.roles import promoted
 from models.store import ModelStore
 from schemas.codec import decode, encode
 from schemas.domains import pack_for
-from schemas.records import DeadLetter, Erasure
-from schemas.topics import DEADLETTERS, RETRAINING, USERS_ERASURE
+from schemas.records import DeadLetter, Erasure, JoinedRequest, ModelDecision
+from schemas.topics import DEADLETTERS, MODELS_DECISIONS, RETRAINING, USERS_ERASURE
 from streams.kafka import full_name
+from streams.model_roles import change_roles
 from streams.privacy import load_pseudonyms
 from streams.trainer import app as trainer_app
 from streams.trainer.app import NotTheTrainerError, TrainerApp
@@ -186,6 +189,44 @@ async def test_the_stage_trains_by_itself_when_enough_has_come(settings):
     finally:
         stop.set()
         await running
+
+
+async def test_a_day_that_looks_different_starts_a_training_and_is_told_with_it(settings):
+    await post(settings, [every_six_minutes(each, "sunny") for each in examples(DAY)])
+    await train_once(settings)
+    first = await newest(settings)
+    await change_roles(settings.kafka, "tablecast", lambda current: promoted(current, first.version, "for this test"))
+    await post(settings, [every_six_minutes(each, "rain") for each in examples(2 * DAY, first=DAY)])
+
+    patient = settings.model_copy(update={"trainer": settings.trainer.model_copy(update={"examples": 10**6})})
+    stop = asyncio.Event()
+    running = asyncio.create_task(TrainerApp(patient, load_pseudonyms(patient)).run(stop))
+    try:
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while not (decided := await everything_on(patient, MODELS_DECISIONS)):
+                assert not running.done()
+                await asyncio.sleep(0.1)
+    finally:
+        stop.set()
+        await running
+    ((_, value),) = decided
+    decision = decode(ModelDecision, value)
+    assert (decision.decision, decision.version) == ("train", first.version)
+    assert decision.reason.startswith("drift: weather: sunny went from 9")
+    assert decision.figures["weather"] > 1
+
+
+DAY = 240  # lists, one every six minutes
+
+
+def every_six_minutes(each, weather):
+    """Return an example of a list that was shown six times as late, in some weather."""
+    joined = decode(JoinedRequest, bytes(each.example.joined))
+    asked = NOON + 6 * (joined.event_time - NOON)
+    context = msgspec.structs.replace(joined.context, weather=weather)
+    joined = msgspec.structs.replace(joined, event_time=asked, context=context)
+    example = msgspec.structs.replace(each.example, joined=msgspec.Raw(encode(joined)))
+    return each._replace(time=asked + 60_000, example=example)
 
 
 async def test_a_second_trainer_of_a_model_stands_by(settings, monkeypatch):

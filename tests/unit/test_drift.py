@@ -78,6 +78,16 @@ def test_too_few_examples_say_nothing():
     assert (report.checks, report.moved, report.examples) == ([], False, LEAST_EXAMPLES - 1)
 
 
+def test_the_hour_says_nothing_where_less_than_a_day_was_seen():
+    morning = [
+        msgspec.structs.replace(o, time=o.time // 4, inputs=o.inputs | {"hour": [str(o.time // 4 // 3_600_000)]})
+        for o in observations(1, 500)
+    ]
+    assert "hour" in {check.name for check in drift(REFERENCE, observations(1, 500)).checks}
+    assert "hour" not in {check.name for check in drift(REFERENCE, morning).checks}
+    assert "hour" not in {check.name for check in drift(reference_of(morning), observations(1, 500)).checks}
+
+
 def test_a_reference_survives_a_manifest():
     assert msgspec.json.decode(msgspec.json.encode(REFERENCE), type=Reference) == REFERENCE
 

@@ -10,6 +10,7 @@ from models.roles import (
     MAX_FORMER,
     MAX_LISTED,
     RoleError,
+    canary_rolled_back,
     holder,
     in_use,
     newer,
@@ -135,3 +136,16 @@ def test_sides_are_the_same_on_every_machine():
     assert [on_canary(f"u{number}", "0123456789abcdef", 0.5) for number in range(8)] == [
         True, False, True, False, True, True, True, True,
     ]  # fmt: skip
+
+
+def test_a_canary_that_was_rolled_back_is_none_again_unless_forced():
+    champion = with_role(None, version("a", "champion"), "the first")
+    back = canary_rolled_back(with_role(champion, version("b", "canary", 0.1), "a canary"), "fewer clicks", {"x": 1.0})
+    assert (roles(back), back.rolled_back, back.figures) == ({"a": "champion", "b": "retired"}, ["b"], {"x": 1.0})
+    later = with_role(back, version("c", "shadow"), "a shadow")
+    with pytest.raises(RoleError, match=r"rolled back.*--force"):
+        with_role(later, version("b", "canary"), "once more")
+    assert roles(with_role(later, version("b", "canary"), "once more", force=True))["b"] == "canary"
+    assert roles(with_role(later, version("b", "shadow"), "to look at"))["b"] == "shadow"
+    with pytest.raises(RoleError, match="no canary"):
+        canary_rolled_back(later, "again")

@@ -41,7 +41,7 @@ def test_a_report_of_several_requests():
     turned = comparison([("a", 2), ("b", 1)], [("b", 3), ("a", 1)], "r2")
     (report,) = differences([same, turned, turned])
     assert (report.model, report.shadow, report.requests) == ("m@1", "m@2", 2)
-    assert (report.identical, report.same_first, report.overlap) == (0.5, 0.5, 1.0)
+    assert (report.identical, report.reordered, report.same_first, report.overlap) == (0.5, 0.5, 0.5, 1.0)
     assert report.rank_correlation == 0.0
     assert report.score_difference == pytest.approx((0 + 0 + 2 - 1) / 4)
     assert report.examples == (same, turned)

@@ -6,7 +6,19 @@ from hypothesis import strategies as st
 
 from streams.settings import TrainerSettings
 from streams.trainer import plan as planning
-from streams.trainer.plan import MOST_EXAMPLES, Arrivals, RangeError, Run, Span, check_kept, due, marks, plan, recorded
+from streams.trainer.plan import (
+    MOST_EXAMPLES,
+    Arrivals,
+    RangeError,
+    Run,
+    Span,
+    check_kept,
+    day_to_check,
+    due,
+    marks,
+    plan,
+    recorded,
+)
 
 HOUR = 3_600_000
 offsets = st.integers(0, 10**9)
@@ -103,3 +115,21 @@ def test_time_is_event_time_in_whatever_order_it_comes():
     for hour in (7, 1, 4):
         arrivals.add(hour * HOUR)
     assert "6.0 hours" in (due(TrainerSettings(examples=10, hours=6), arrivals) or "")
+
+
+@pytest.mark.parametrize(
+    ("oldest", "newest", "day"),
+    [
+        (1, 24, None),  # feedback on the day's last list may still come
+        (1, 25, 0),
+        (1, 48, 0),
+        (1, 50, 1),  # the day before, of those that are over, is the one that is looked at
+        (24, 25, None),  # all of the day has been trained on
+        (23, 25, 0),
+    ],
+)
+def test_a_day_is_looked_at_when_all_its_examples_have_come_and_some_are_new(oldest, newest, day):
+    arrivals = Arrivals()
+    for hour in (oldest, newest):
+        arrivals.add(hour * HOUR)
+    assert day_to_check(arrivals, HOUR) == (None if day is None else day * 24 * HOUR)
