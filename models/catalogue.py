@@ -53,6 +53,7 @@ class Catalogue:
         self.domain_code: dict[str, int] = {}
         self.time_zones: list[ZoneInfo | None] = [None]  # number 0: the request's own
         self.size = 0  # rows in use or free; arrays are longer
+        self.changes = 0  # how often an item was put or removed
         self.words = LexicalIndex()  # by row
         self.vocabularies: dict[str, Vocabulary] = {}  # domain pack -> the words of its items, for wishes
         self._free: list[int] = []
@@ -71,6 +72,7 @@ class Catalogue:
         self.hours = np.zeros((rows, intervals, 2), np.int32)  # minutes of the week, [start, end)
         self.time_zone = np.zeros(rows, np.int32)
         self.tie_break = np.zeros(rows, np.uint64)
+        self.changed = np.zeros(rows, np.int64)  # the number of the row's last change
 
     _COLUMNS = (
         "embedding",
@@ -83,6 +85,7 @@ class Catalogue:
         "hours",
         "time_zone",
         "tie_break",
+        "changed",
     )
 
     def _grow(self, rows: int, intervals: int) -> None:
@@ -128,6 +131,7 @@ class Catalogue:
         if pack.name not in self.vocabularies:
             self.vocabularies[pack.name] = Vocabulary(pack.wishes)
         self.vocabularies[pack.name].put(row, item)
+        self._note_change(row)
         self.available[row] = item.available
         self.domain[row] = self.domain_code.setdefault(pack.name, len(self.domain_code) + 1)
         self.price[row] = np.nan if item.price is None else item.price
@@ -155,11 +159,16 @@ class Catalogue:
             for name in normal_categories(item):
                 self.rows_in_category[name].discard(row)
         self.items[row] = None
+        self._note_change(row)
         self.available[row] = False
         self.domain[row] = 0
         self.words.remove(row)
         self._put_later_chunks(row, [])
         self._free.append(row)
+
+    def _note_change(self, row: int) -> None:
+        self.changes += 1
+        self.changed[row] = self.changes
 
     def _put_later_chunks(self, row: int, embeddings: Sequence[np.ndarray]) -> None:
         """Replace the embeddings of a row's second and later chunks."""

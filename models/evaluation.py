@@ -6,19 +6,20 @@ request is labelled with always comes after it.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, get_args
 
 import msgspec
 import numpy as np
 
 from models import dataset
+from models.catalogue import Catalogue
 from models.chunks import item_chunks
 from models.dataset import Dataset
 from models.embedding_cache import EmbeddingCache
 from models.encoder import Encoder
 from models.join import GlobalState, join
-from models.metrics import summarise
+from models.metrics import paired_gains, summarise
 from models.recommender import Recommender, request_text
 from models.user_state import UserState, already_applied, apply_feedback
 from schemas import records
@@ -28,7 +29,10 @@ from schemas.topics import USERS_FEEDBACK
 
 PartitionOf = Callable[[str], int]
 Mode = Literal["static", "streaming"]
-DEPTH = 1000  # of the lists that are measured; a reciprocal rank beyond it is below 0.001
+Lister = Callable[[JoinedRequest], list[str]]  # the ids of a ranked list, best first
+# Of the lists that are measured, for requests with one right answer and with several: within the candidates, as in
+# serving. What lies deeper counts as missed.
+DEPTH, DEPTH_OF_SEVERAL = 100, 300
 
 
 def catalogue_item(item: dataset.Item, pack: DomainPack) -> Item:
@@ -61,7 +65,7 @@ def posted_request(request: dataset.Request, pack: DomainPack) -> Request:
         request_id=request.request_id,
         domain=pack.name,
         text=(request.text or "")[:4_000],
-        k=DEPTH,
+        k=DEPTH if len(request.relevant) == 1 else DEPTH_OF_SEVERAL,
         context=_context(request.context),
         session_id=request.session_id,
         explain=False,
@@ -145,10 +149,18 @@ def joined_requests(
         )
 
 
+def bare_catalogue(data: Dataset, pack: DomainPack) -> Catalogue:
+    """Return the dataset's items without embeddings, for what does not look at texts."""
+    catalogue = Catalogue(1)
+    for item in data.items:
+        catalogue.put(item.item_id, catalogue_item(item, pack), np.zeros((1, 1), np.float32))
+    return catalogue
+
+
 def fill_catalogue(
-    recommender: Recommender, data: Dataset, pack: DomainPack, encoder: Encoder, cache: EmbeddingCache | None = None
+    catalogue: Catalogue, data: Dataset, pack: DomainPack, encoder: Encoder, cache: EmbeddingCache | None = None
 ) -> None:
-    """Put the dataset's items into the recommender's catalogue; equal texts are encoded once, cached ones never."""
+    """Put the dataset's items into a catalogue; equal texts are encoded once, cached ones never."""
     items = [catalogue_item(item, pack) for item in data.items]
     texts = [item_chunks(pack, item) for item in items]
     distinct = list(dict.fromkeys(text for chunks in texts for text in chunks))
@@ -156,8 +168,45 @@ def fill_catalogue(
         cache.encode(encoder, distinct) if cache else encoder.encode(encoder.tokenize(distinct, "passage"), "passage")
     )
     vector_of = dict(zip(distinct, encoded, strict=True))
-    embeddings = [np.stack([vector_of[text] for text in chunks]) for chunks in texts]
-    recommender.put([item.item_id for item in data.items], items, embeddings)
+    for entry, item, chunks in zip(data.items, items, texts, strict=True):
+        catalogue.put(entry.item_id, item, np.stack([vector_of[text] for text in chunks]))
+
+
+def first_choices(data: Dataset, mode: Mode, split: str) -> Iterator[str]:
+    """Yield the ids of the split's requests whose user has chosen none of the right answers before, as far as seen."""
+    chosen: dict[str, set[str]] = defaultdict(set)
+    in_session: dict[tuple[str, str | None], set[str]] = defaultdict(set)
+    if mode == "static":
+        for event in data.interactions:
+            if event.split == "train":
+                chosen[event.user_id].add(event.item_id)
+    for entry in timeline(data, split):
+        session = entry.user_id, entry.session_id
+        if isinstance(entry, dataset.Request):
+            if not (chosen[entry.user_id] | in_session[session]) & set(entry.relevant):
+                yield entry.request_id
+        elif mode == "streaming":
+            chosen[entry.user_id].add(entry.item_id)
+        elif entry.session_id:
+            in_session[session].add(entry.item_id)
+
+
+def figures_of(
+    data: Dataset, mode: Mode, split: str, asked: Sequence[dataset.Request], ranked: Sequence[Sequence[str]]
+) -> dict[str, float]:
+    """Return the metrics of ranked lists, and where some users chose something for the first time, those of these.
+
+    Raises:
+        ValueError: there is no request.
+
+    """
+    figures = summarise(ranked, [request.relevant for request in asked])
+    first = set(first_choices(data, mode, split))
+    new = [number for number, request in enumerate(asked) if request.request_id in first]
+    if 0 < len(new) < len(asked):
+        of_new = summarise([ranked[number] for number in new], [asked[number].relevant for number in new])
+        figures |= {f"new_{name}": value for name, value in of_new.items()}
+    return figures
 
 
 def evaluate(
@@ -165,26 +214,38 @@ def evaluate(
     pack: DomainPack,
     mode: Mode,
     split: str,
-    encoder: Encoder,
-    recommender: Recommender,
+    lister: Lister,
     *,
-    cache: EmbeddingCache | None = None,
+    against: Lister | None = None,
     partition_of: PartitionOf = lambda _: 0,
     progress: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
-    """Rank the catalogue for every request of a split and return the metrics.
+    """Rank the catalogue for every request of a split and return the metrics, and what is gained over another lister.
 
     Raises:
         ValueError: the split has no requests.
 
     """
-    ranked, relevant = [], []
-    answers = ranked_requests(data, pack, mode, split, encoder, recommender, cache=cache, partition_of=partition_of)
-    for request, _, items in answers:
-        ranked.append([item.item_id for item in items])
-        relevant.append(request.relevant)
+    asked, ranked, others = [], [], []
+    for request, joined in joined_requests(data, pack, mode, split, partition_of):
+        asked.append(request)
+        ranked.append(lister(joined))
+        if against is not None:
+            others.append(against(joined))
         progress()
-    return summarise(ranked, relevant)
+    figures = figures_of(data, mode, split, asked, ranked)
+    return figures | (paired_gains(ranked, others, [request.relevant for request in asked]) if against else {})
+
+
+def lister_of(encoder: Encoder, recommender: Recommender) -> Lister:
+    """Return a model as what is measured: its catalogue must have been filled."""
+
+    def ranked(joined: JoinedRequest) -> list[str]:
+        text = request_text(joined)
+        vector = encoder.encode(encoder.tokenize([text], "query"))[0] if text else None
+        return [item.item_id for item in recommender.recommend([joined], [vector])[0]]
+
+    return ranked
 
 
 def ranked_requests(
@@ -199,7 +260,7 @@ def ranked_requests(
     partition_of: PartitionOf = lambda _: 0,
 ) -> Iterator[tuple[dataset.Request, JoinedRequest, list[RecommendedItem]]]:
     """Yield the split's requests, each with the state it saw and the list it gets."""
-    fill_catalogue(recommender, data, pack, encoder, cache)
+    fill_catalogue(recommender.catalogue, data, pack, encoder, cache)
     for request, joined in joined_requests(data, pack, mode, split, partition_of):
         text = request_text(joined)
         vector = encoder.encode(encoder.tokenize([text], "query"))[0] if text else None

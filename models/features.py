@@ -8,12 +8,13 @@ signals that the joined request carries, so they are as of its event time; what 
 Candidates come in the order of a hash of their ids, so that no sum depends on the order of the catalogue's rows.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from models.catalogue import Catalogue
+from models.catalogue import SCALE, Catalogue
 from models.constraints import open_rows
 from models.item_tables import ItemTables, hour_of_week
 from models.places import EARTH_RADIUS_METRES, unit_vector
@@ -76,10 +77,13 @@ def read_history(joined: JoinedRequest) -> History:
 
 # name -> part of the score; the order is the model's input order.
 FEATURES: dict[str, str] = {}
+# name -> family that can be left out of training; a part is a family, but for the two that share a part with another.
+FAMILY: dict[str, str] = {}
 
 
-def _declare(part: str, *names: str) -> None:
+def _declare(part: str, *names: str, family: str | None = None) -> None:
     FEATURES.update(dict.fromkeys(names, part))
+    FAMILY.update(dict.fromkeys(names, family or part))
 
 
 _declare(
@@ -98,11 +102,11 @@ _declare(
 _declare("followed", "followed", "followed_share", "followed_others", "followed_lift")
 _declare(
     "popular", "popular_1h", "popular_1d", "popular_7d", "popular_28d", "popular_ever", "popular_others",
-    "popular_trend",
+    "popular_trend", "popular_hour",
 )  # fmt: skip
 _declare(
     "near", "metres_here", "metres_last", "metres_rank", "speed", "near_share", "density", "density_share",
-    "density_hours", "metres_top", "metres_any", "metres_before",
+    "density_hours", "metres_top", "metres_any", "metres_before", "popular_1h_near", "popular_1d_near", "away",
 )  # fmt: skip
 _declare(
     "taste", "category_share", "category_hours_share", "category_3d", "category_age", "category_after_share",
@@ -113,10 +117,17 @@ _declare(
 )  # fmt: skip
 _declare("moment", "open")
 _declare("learned", "similar", "similar_new", "similar_last", "users", "per_user")
+
+
+_declare("learned", "similar", "similar_last", "users", "per_user")
+_declare("taste", "meaning", "meaning_last", family="meaning")
+_declare("followed", "beside", "beside_last", "after", "after_last", family="neighbours")
+_declare("learned", "first", "first_rank", "first_chance", family="first")
 _declare("dismissed", "dismissed")
 _declare(
     "learned", "gap", "hour", "weekday", "session_length", "session_hours", "session_distinct", "history_length",
-    "history_distinct", "new_rate", "new_rate_hours", "top_share", "after_total", "staleness", "around",
+    "history_distinct", "new_rate", "new_rate_hours", "new_rate_5", "last_is_new", "top_share", "after_total",
+    "staleness", "around",
 )  # fmt: skip
 
 NAMES = tuple(FEATURES)
@@ -137,6 +148,8 @@ class Scene:
     mentioned: Rows  # catalogue row of each entry of the id table, -1 for items that are gone
     rows: Rows  # catalogue rows of the candidates
     candidate: Rows  # of each entry of the id table; len(rows) for those that are none
+    terms: Mapping[str, Array]  # of the candidates: what speaks for a first choice
+    first: Array  # of the candidates: how likely each is if the user chooses something new; 0 for what is not new
     last: int  # position in the history of the last choice (in a session: within it), -1 for none
     before: int  # the one before that
 
@@ -167,12 +180,19 @@ def scene_of(
     history: History,
     mentioned: Rows,
     rows: Rows,
+    terms: Mapping[str, Array],
+    first: Array,
 ) -> Scene:
-    """Put a request and its candidates, catalogue rows in the order of their hashes, together."""
+    """Put a request and its candidates, catalogue rows in the order of their hashes, together.
+
+    ``terms`` and ``first`` are those of ``models.candidates``, of every row of the catalogue.
+    """
     place = np.full(catalogue.size + 1, len(rows), np.int64)
     place[rows] = np.arange(len(rows))
     last, before = last_two(joined, history)
-    return Scene(catalogue, pack, tables, joined, history, mentioned, rows, place[mentioned], last, before)
+    terms = {source: values[rows] for source, values in terms.items()}
+    place = place[mentioned]
+    return Scene(catalogue, pack, tables, joined, history, mentioned, rows, place, terms, first[rows], last, before)
 
 
 def last_two(joined: JoinedRequest, history: History) -> tuple[int, int]:
@@ -195,11 +215,12 @@ def candidate_features(scene: Scene) -> NDArray[np.float32]:
     _opening(scene, values)
     _tastes(scene, values)
     _learned(scene, values)
+    _firsts(scene, values)
     _dismissals(scene, values)
-    matrix = np.zeros((len(scene.rows), len(NAMES)), np.float32)
+    matrix = np.zeros((len(NAMES), len(scene.rows)), np.float32)
     for column, name in enumerate(NAMES):
-        matrix[:, column] = values.get(name, 0.0)
-    return matrix
+        matrix[column] = values.get(name, 0.0)
+    return np.ascontiguousarray(matrix.T)
 
 
 def _visits(scene: Scene, values: Values) -> None:
@@ -271,6 +292,8 @@ def _hours(scene: Scene, values: Values) -> None:
     first[np.unique(history.item, return_index=True)[1]] = True
     values["new_rate"] = float(first[-30:].mean()) if len(first) else 1.0
     values["new_rate_hours"] = float((first * wide).sum() / (wide.sum() + 0.5))
+    values["new_rate_5"] = float(first[-5:].mean()) if len(first) else 1.0
+    values["last_is_new"] = float(first[-1]) if len(first) else 1.0
     values["hour"], values["weekday"] = time / HOUR_MS % 24, float(day)
 
 
@@ -337,6 +360,9 @@ def _others(scene: Scene, values: Values) -> None:
     columns = np.array(signals.popularity, np.float64).T
     hour, day, week, month, ever = (scene.spread(column) for column in columns)
     values |= {"popular_1h": hour, "popular_1d": day, "popular_7d": week, "popular_28d": month, "popular_ever": ever}
+    if len(scene.rows):
+        known = scene.tables.item_count[scene.tables.placed(scene.catalogue).item[scene.rows]]
+        ever = values["popular_ever"] = np.maximum(ever, known)
     values["popular_others"] = np.maximum(ever - values["count"], 0.0)
     values["popular_trend"] = (week + 1) / (month / 4 + 1)
     everybody = signals.popularity_total[len(POPULARITY_WINDOWS_HOURS)]
@@ -356,7 +382,6 @@ def _places(scene: Scene, values: Values) -> None:
     points = catalogue.point[scene.rows]
     if not np.isfinite(points).any():
         return
-    located = np.vstack([catalogue.point, np.full((1, 3), np.nan)])
     unit = scene.pack.near_metres / 2
     popularity = values.get("popular_ever", 0.0)
 
@@ -365,9 +390,9 @@ def _places(scene: Scene, values: Values) -> None:
 
     origin = None
     if scene.before >= 0:
-        values["metres_before"] = metres_from(located[scene.row(scene.before)])
+        values["metres_before"] = metres_from(_point(scene, scene.before))
     if scene.last >= 0:
-        origin = values["metres_last"] = metres_from(located[scene.row(scene.last)])
+        origin = values["metres_last"] = metres_from(_point(scene, scene.last))
     if joined.context.location is not None:
         origin = values["metres_here"] = metres_from(unit_vector(joined.context.location))
     if origin is not None:
@@ -376,13 +401,20 @@ def _places(scene: Scene, values: Values) -> None:
             values["speed"] = origin / (history.age[scene.last] + 0.1)
         close = popularity * np.where(origin >= 0, np.exp(-origin / unit), 0.0)
         values["near_share"], values["around"] = close / (close.sum() + 1e-9), float(np.log1p(close.sum()))
+        pull = np.where(origin >= 0, unit / (unit + 5 * np.maximum(origin, 0.0)), 0.0)
+        values["popular_1h_near"] = values.get("popular_1h", 0.0) * pull
+        values["popular_1d_near"] = values.get("popular_1d", 0.0) * pull
     visits = np.bincount(history.item, minlength=len(joined.items))
     known = np.flatnonzero((visits > 0) & (scene.mentioned >= 0))
-    known = known[np.isfinite(located[scene.mentioned[known], 0])]
+    known = known[np.isfinite(catalogue.point[scene.mentioned[known], 0])]
     if not len(known):
         return
     known = known[np.argsort(-visits[known], kind="stable")][:MAX_PLACES]
-    apart = np.nan_to_num(metres_between(points, located[scene.mentioned[known]]), nan=FAR_METRES)
+    centres = catalogue.point[scene.mentioned[known]]
+    apart = np.nan_to_num(metres_between(points, centres), nan=FAR_METRES)
+    if scene.last >= 0:
+        away = np.nan_to_num(metres_between(centres[:1], _point(scene, scene.last)[None]), nan=UNKNOWN)
+        values["away"] = float(away[0, 0])
     pull = np.exp(-apart / unit)
     root = np.sqrt(visits[known])
     density = values["density"] = pull @ root / root.sum()
@@ -400,6 +432,13 @@ def _opening(scene: Scene, values: Values) -> None:
     is_open = open_rows(catalogue, joined.event_time, joined.context.time_zone)[scene.rows]
     known = catalogue.hours[scene.rows, :, 1].any(axis=1)
     values["open"] = np.where(known, is_open, UNKNOWN)
+
+
+def _point(scene: Scene, position: int) -> Array:
+    """Return where a choice of the history was made, as a unit vector [3]; NaN if nobody knows."""
+    row = scene.row(position)
+    point: Array = scene.catalogue.point[row] if row >= 0 else np.full(3, np.nan)
+    return point
 
 
 def _tastes(scene: Scene, values: Values) -> None:
@@ -429,28 +468,39 @@ def _tastes(scene: Scene, values: Values) -> None:
 
 
 def _learned(scene: Scene, values: Values) -> None:
-    tables, catalogue, history = scene.tables, scene.catalogue, scene.history
-    item, category = tables.items_of(catalogue, scene.rows), tables.categories_of(catalogue, scene.rows)
+    tables, catalogue = scene.tables, scene.catalogue
+    placed = tables.placed(catalogue)
+    item, category = placed.item[scene.rows], placed.category[scene.rows]
     hour = hour_of_week(catalogue, scene.rows, scene.joined.event_time)
     usual = tables.category_count[category] / max(float(tables.category_count.sum()), 1.0)
     by_category = values["category_hour"] = tables.category_hours[category, hour].astype(np.float64)
     values["category_hour_share"] = by_category * usual
-    values["item_hour"] = tables.item_hour(item, category, hour)
+    by_item = values["item_hour"] = tables.item_hour(item, category, hour)
+    values["popular_hour"] = (tables.item_count[item] + 0.5) * by_item
     values["users"] = tables.item_users[item].astype(np.float64)
     values["per_user"] = tables.item_count[item] / (tables.item_users[item] + 0.5)
     last = scene.row(scene.last) if scene.last >= 0 else -1
     if last >= 0:
-        source = tables.categories_of(catalogue, np.array([last]))[0]
-        follows = values["category_follows"] = tables.follows[source, category].astype(np.float64)
+        follows = values["category_follows"] = tables.follows[placed.category[last], category].astype(np.float64)
         values["category_follows_lift"] = follows / (usual + 1e-3)
-    profile = tables.profile(catalogue, scene.mentioned[history.item])
-    if profile is None:
-        return
-    similar = values["similar"] = tables.factors[item] @ profile
-    fresh = np.maximum(similar, 0.0) * (values["count"] == 0)
-    values["similar_new"] = fresh / (fresh.sum() + 1e-9)
-    if last >= 0:
-        values["similar_last"] = tables.factors[item] @ tables.factors[tables.items_of(catalogue, np.array([last]))[0]]
+        one = np.ones(1)
+        values["beside_last"] = tables.besides(placed.item[[last]], one)[item]
+        values["after_last"] = tables.afters(placed.item[[last]], one)[item]
+        said = catalogue.embedding[last]
+        values["meaning_last"] = catalogue.embedding[scene.rows] @ said / SCALE**2
+    if last >= 0 and tables.factors.shape[1]:
+        values["similar_last"] = (tables.factors @ tables.factors[placed.item[last]])[item]
+
+
+def _firsts(scene: Scene, values: Values) -> None:
+    """Give what speaks for a first choice, and how likely it is; places are among the candidates that would be new."""
+    for name, term in (("similar", "alike"), ("beside", "beside"), ("after", "after"), ("meaning", "meaning")):
+        if term in scene.terms:
+            values[name] = scene.terms[term]
+    first, new = scene.first, scene.first > 0
+    values["first"] = np.log(first + 1e-9)
+    values["first_rank"] = np.where(new, np.searchsorted(np.sort(-first), -first), 999.0)
+    values["first_chance"] = first * values["new_rate_hours"]
 
 
 def _dismissals(scene: Scene, values: Values) -> None:

@@ -58,6 +58,38 @@ def summarise(rankings: Sequence[Sequence[str]], relevant: Sequence[Collection[s
     return {"n": len(scores), **{name: round(float(np.mean([s[name] for s in scores])), 4) for name in names}}
 
 
+def paired_gains(
+    ours: Sequence[Sequence[str]], theirs: Sequence[Sequence[str]], relevant: Sequence[Collection[str]]
+) -> dict[str, float]:
+    """Return what the first lists gain over the second, request by request.
+
+    Of each metric: the mean difference, the half width of its 95% interval, and the probability of a split of wins and
+    losses at least as uneven if neither were better (exact sign test; of acc@k that is McNemar's).
+
+    Raises:
+        ValueError: fewer than two requests, or the lengths differ.
+
+    """
+    from scipy.stats import binomtest
+
+    scores = [
+        [score_ranking(ranked, wanted) for ranked, wanted in zip(lists, relevant, strict=True)]
+        for lists in (ours, theirs)
+    ]
+    gains: dict[str, float] = {}
+    for name in ("acc@1", f"acc@{DEPTH}", "mrr", f"ndcg@{DEPTH}"):
+        one, other = (np.array([score[name] for score in each]) for each in scores)
+        difference, half = paired_difference(one, other)
+        wins, losses = int((one > other).sum()), int((one < other).sum())
+        chance = binomtest(wins, wins + losses).pvalue if wins + losses else 1.0
+        gains |= {
+            f"gain_{name}": round(difference, 4),
+            f"gain_{name}_95": round(half, 4),
+            f"gain_{name}_p": float(f"{chance:.1e}"),
+        }
+    return gains
+
+
 def paired_difference(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> tuple[float, float]:
     """Mean of ours - theirs over the same requests, and the half width of its 95% interval (normal approximation).
 

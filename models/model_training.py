@@ -24,8 +24,12 @@ import structlog
 
 from models import artefact
 from models.artefact import ModelManifest, read_model, write_model
-from models.base_model import PACKAGED, BaseModel, load_base, save_base, written_at_once
+from models.base_model import PACKAGED, BaseModel, cache_folder, load_base, save_base, written_at_once
+from models.catalogue import Catalogue
 from models.dataset import Dataset, check_new
+from models.embedding_cache import EmbeddingCache
+from models.encoder import Encoder
+from models.evaluation import fill_catalogue
 from models.export import ExportError, export_encoder
 from models.fine_tuning import tracking
 from models.fine_tuning.augmentation import paraphrases_of
@@ -50,10 +54,11 @@ class RankerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """Of the ranker's training; ``ranker_training.train_ranker`` says what they mean."""
 
     requests: int = 6000
-    rounds: int = 200
-    leaves: int = 24
-    learning_rate: float = 0.05
+    rounds: int = 150
+    leaves: int = 16
+    learning_rate: float = 0.07
     dimensions: int = 64
+    without: tuple[str, ...] = ()
 
 
 class TrainingSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -152,7 +157,12 @@ def train_model(
         def advance(progress: Progress) -> None:
             tell("the ranker's training requests", progress.done, progress.of)
 
-        ranker = train_ranker(data, pack, seed=seed, progress=advance, **msgspec.structs.asdict(settings.ranker))
+        encoder = Encoder.load(work / artefact.ENCODER)
+        catalogue = Catalogue(encoder.dim)
+        fill_catalogue(catalogue, data, pack, encoder, EmbeddingCache(cache_folder() / "embeddings.sqlite"))
+        encoder.close()
+        options = msgspec.structs.asdict(settings.ranker)
+        ranker = train_ranker(data, pack, seed=seed, catalogue=catalogue, progress=advance, **options)
         with written_at_once(work / artefact.RANKER) as draft:
             ranker.save(draft)
     if fine_tuned and not (work / artefact.WEIGHTS).is_dir():

@@ -23,7 +23,8 @@ from schemas.errors import BadInputError
 if TYPE_CHECKING:
     import lightgbm
 
-TREES, NAMES_FILE = "ranker.txt", "ranker.json"
+MAX_DEPTH = 6  # of trees: exact reasons take time by its square
+TREES_FILE, NAMES_FILE = "ranker.txt", "ranker.json"
 
 
 class RankerError(BadInputError):
@@ -56,7 +57,7 @@ class Ranker:
 
     def save(self, folder: Path) -> None:
         """Write the ranker into a folder."""
-        self.trees.save_model(folder / TREES)
+        self.trees.save_model(folder / TREES_FILE)
         (folder / NAMES_FILE).write_bytes(msgspec.json.encode({"features": NAMES}))
         self.tables.save(folder)
 
@@ -71,7 +72,7 @@ class Ranker:
         library = ranking_library()
         try:
             written = msgspec.json.decode((folder / NAMES_FILE).read_bytes(), type=dict[str, list[str]])
-            trees = library.Booster(model_file=folder / TREES)
+            trees = library.Booster(model_file=folder / TREES_FILE)
             tables = ItemTables.load(folder)
         except (OSError, ValueError, KeyError, SafetensorError, library.basic.LightGBMError) as error:
             raise RankerError(f"{folder} holds no ranker that can be read: {error}") from error
@@ -107,6 +108,7 @@ def fit_trees(groups: Groups, *, rounds: int, leaves: int, learning_rate: float,
         "objective": "lambdarank",
         "lambdarank_truncation_level": 20,
         "num_leaves": leaves,
+        "max_depth": MAX_DEPTH,
         "learning_rate": learning_rate,
         "min_data_in_leaf": 50,
         "feature_fraction": 0.5,

@@ -2,30 +2,38 @@
 
 Time is cut several times. For each cut the tables are built from what came before it, and requests are taken from what
 came after, up to the next cut, so that no table has seen the choice it helps to predict. Half as many requests again
-are joined with a state that stopped at the cut: a ranker must also cope with a state that is weeks old. The tables that
-the ranker is served with are built from everything.
+are joined with a state that stopped at the cut: a ranker must also cope with a state that is weeks old. Where a dataset
+knows only the order of each user's choices, or is measured by leaving out each user's last one, the last choices of
+some users are left out instead. The tables that the ranker is served with are built from everything.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 from msgspec.structs import replace
+from numpy.typing import NDArray
 
+from models.candidates import first_choice_terms
 from models.catalogue import Catalogue
 from models.dataset import Dataset, Interaction, Request
-from models.evaluation import Mode, catalogue_item, joined_requests
-from models.features import candidate_features
-from models.item_tables import Choice, ItemTables, build_tables
+from models.evaluation import Mode, bare_catalogue, joined_requests
+from models.features import FAMILY, NAMES, candidate_features
+from models.item_tables import TERMS, Choice, ItemTables, build_tables
 from models.ranker import Groups, Ranker, fit_trees
 from models.ranking import Weights, question, ranking_scene
 from schemas.domains import DomainPack
 from schemas.errors import BadInputError
+from schemas.records import JoinedRequest
 
 CUTS = (0.45, 0.6, 0.75, 0.9)  # of the training interactions
 STALE_SHARE = 0.5  # of the requests, once more with a state that stopped at the cut
+MOST_LEFT_OUT = 0.5  # of the users' last choices, so that the tables still know most of what there is
 MIDDLE_SHARE = 0.15  # of the choices that do not end a session, beside all those that do
+HARD, EASY_SHARE = 40, 0.2  # how many of the likeliest first choices are learned from, and which share of the others
+OTHERS = 300  # that an answer is compared with to weigh what speaks for first choices
 K = 10
 
 
@@ -46,6 +54,8 @@ def train_ranker(
     learning_rate: float,
     dimensions: int,
     seed: int,
+    catalogue: Catalogue | None = None,
+    without: Collection[str] = (),
     progress: Callable[[Progress], None] = lambda _: None,
 ) -> Ranker:
     """Train on split=train alone. Same data, arguments and processor, same ranker.
@@ -59,15 +69,21 @@ def train_ranker(
         learning_rate: of the trees.
         dimensions: of the item factors.
         seed: of all chance.
+        catalogue: the dataset's items with their embeddings; None: their texts are not looked at.
+        without: families of features that the trees do not get to see, to learn what each is worth.
         progress: is told about the slow part.
 
     Raises:
-        BadInputError: there are too few interactions to learn from.
+        BadInputError: there are too few interactions to learn from, or no such family.
 
     """
+    if unknown := set(without) - set(FAMILY.values()):
+        raise BadInputError(f"no family of features {sorted(unknown)}; there are {sorted(set(FAMILY.values()))}")
     train = [event for event in data.interactions if event.split == "train"]
-    catalogue = bare_catalogue(data, pack)
-    made = list(training_groups(data, train, catalogue, pack, requests, dimensions, seed, progress))
+    catalogue = bare_catalogue(data, pack) if catalogue is None else catalogue
+    questions = training_questions(data, train, catalogue, pack, requests, dimensions, seed, progress)
+    first = first_choice_weights(questions, catalogue, pack, seed)
+    made = list(training_groups(questions, first, catalogue, pack, seed, progress))
     if not made:
         raise BadInputError("too few interactions to learn from: no choice could be made a training request")
     groups = Groups(
@@ -75,28 +91,26 @@ def train_ranker(
         np.concatenate([relevant for _, relevant in made]),
         np.array([len(relevant) for _, relevant in made], np.int64),
     )
+    groups.features[:, [FAMILY[name] in without for name in NAMES]] = 0.0
     trees = fit_trees(groups, rounds=rounds, leaves=leaves, learning_rate=learning_rate, seed=seed)
-    return Ranker(trees, build_tables(catalogue, choices(train), dimensions=dimensions, seed=seed))
-
-
-def bare_catalogue(data: Dataset, pack: DomainPack) -> Catalogue:
-    """Return the dataset's items without embeddings: the ranker does not look at texts."""
-    catalogue = Catalogue(1)
-    for item in data.items:
-        catalogue.put(item.item_id, catalogue_item(item, pack), np.zeros((1, 1), np.float32))
-    return catalogue
+    return Ranker(trees, build_tables(catalogue, choices(train), dimensions=dimensions, seed=seed).with_first(first))
 
 
 def choices(events: Iterable[Interaction]) -> Iterator[Choice]:
-    """Yield interactions, each with the one before it in its session; without sessions, of its user."""
-    last: dict[tuple[str, str | None], str] = {}
+    """Yield interactions as what tables are built from."""
     for event in events:
-        key = event.user_id, event.session_id
-        yield Choice(event.user_id, event.item_id, event.event_time, last.get(key))
-        last[key] = event.item_id
+        yield Choice(event.user_id, event.item_id, event.event_time, event.session_id)
 
 
-def training_groups(
+class Question(NamedTuple):
+    """A training request with the state it saw, and the tables of its past."""
+
+    joined: JoinedRequest
+    relevant: tuple[str, ...]
+    tables: ItemTables
+
+
+def training_questions(
     data: Dataset,
     train: Sequence[Interaction],
     catalogue: Catalogue,
@@ -105,9 +119,120 @@ def training_groups(
     dimensions: int,
     seed: int,
     progress: Callable[[Progress], None],
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield features [candidates, len(NAMES)] and relevance [candidates] of requests whose answer is a candidate."""
+) -> list[Question]:
+    """Return about so many choices of the past as requests."""
     rng = np.random.default_rng(seed)
+    slices = _left_out(train, requests, rng) if _leaves_out(data) else _after_cuts(train, requests, rng)
+    of = sum(len(each.requests) for each in slices)
+    tables, past = ItemTables(), -1
+    questions: list[Question] = []
+    for each in slices:
+        if each.past != past:
+            known = (event for event in each.events if event.split == "train")
+            tables, past = build_tables(catalogue, choices(known), dimensions=dimensions, seed=seed), each.past
+        sample = Dataset(data.items, each.events, each.requests, data.meta)
+        for request, joined in joined_requests(sample, pack, each.mode, "valid"):
+            questions.append(Question(joined, request.relevant, tables))
+            progress(Progress(len(questions), of))
+    return questions
+
+
+def first_choice_weights(
+    questions: Sequence[Question], catalogue: Catalogue, pack: DomainPack, seed: int
+) -> NDArray[np.float32]:
+    """Return what each term is worth [len(TERMS)], from those questions whose answer was new to the user.
+
+    By the likelihood of the answers, each beside others that were drawn evenly; a normal prior keeps the weights near
+    those that nothing has been learned of.
+    """
+    from scipy.optimize import minimize
+
+    rng = np.random.default_rng(seed)
+    found = []
+    for each in questions:
+        asking = question(catalogue, pack, each.joined, Weights())
+        answer = catalogue.rows(each.relevant)
+        answer = answer[(answer >= 0) & asking.free[answer]]
+        others = np.setdiff1d(np.flatnonzero(asking.free), answer)
+        if not len(answer) or not len(others):
+            continue
+        rows = np.append(rng.choice(answer), rng.choice(others, OTHERS))
+        terms = first_choice_terms(catalogue, pack, each.tables, each.joined, asking.history, asking.mentioned)
+        found.append(np.stack([terms[name][rows] if name in terms else np.zeros(len(rows)) for name in TERMS], axis=1))
+    prior = np.array(list(TERMS.values()))
+    if not found:
+        return prior.astype(np.float32)
+    values = np.stack(found).astype(np.float32)  # [questions, 1 + OTHERS, TERMS], the answer first
+    values -= values.mean(axis=1, keepdims=True)
+    scale = values.reshape(-1, len(TERMS)).std(axis=0) + 1e-6
+    values /= scale
+
+    def loss(weights: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        scores = values @ weights.astype(np.float32)
+        scores -= scores.max(axis=1, keepdims=True)
+        chances = np.exp(scores)
+        chances /= chances.sum(axis=1, keepdims=True)
+        off = weights - prior * scale
+        slope = np.einsum("qo,qot->t", chances, values) - values[:, 0].sum(axis=0)
+        return float(off @ off - np.log(chances[:, 0] + 1e-30).sum()), slope + 2 * off
+
+    weights: NDArray[np.float64] = minimize(loss, prior * scale, jac=True, method="L-BFGS-B").x
+    learned: NDArray[np.float32] = (weights / scale).astype(np.float32)
+    return learned
+
+
+def training_groups(
+    questions: Sequence[Question],
+    first: NDArray[np.float32],
+    catalogue: Catalogue,
+    pack: DomainPack,
+    seed: int,
+    progress: Callable[[Progress], None],
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield features [candidates, len(NAMES)] and relevance [candidates] of questions whose answer is a candidate."""
+    rng = np.random.default_rng(seed)
+    past, tables = None, ItemTables()
+    for number, each in enumerate(questions):
+        if each.tables is not past:
+            past, tables = each.tables, each.tables.with_first(first)
+        scene = ranking_scene(question(catalogue, pack, each.joined, Weights()), Weights(), tables, K)
+        relevant = np.isin(scene.rows, catalogue.rows(each.relevant))
+        progress(Progress(number + 1, len(questions)))
+        if relevant.any():
+            features = candidate_features(scene)
+            hard = features[:, NAMES.index("first_rank")] < HARD
+            kept = relevant | (scene.first == 0) | hard | (rng.random(len(relevant)) < EASY_SHARE)
+            yield features[kept], relevant[kept]
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Training requests and the events they may see: split=train is what the tables know."""
+
+    past: int  # slices of the same past have the same tables
+    events: list[Interaction]
+    requests: list[Request]
+    mode: Mode
+
+
+def _leaves_out(data: Dataset) -> bool:
+    return "leave-one-out" in (data.meta.protocol or "") or "order" in (data.meta.time or "")
+
+
+def _left_out(train: Sequence[Interaction], requests: int, rng: np.random.Generator) -> list[Slice]:
+    """Return the last choices of some users, for whom everything else is the past."""
+    of_user: dict[str, list[Interaction]] = defaultdict(list)
+    for event in train:
+        of_user[event.user_id].append(event)
+    lasts = [events[-1] for events in of_user.values() if len(events) > 1]
+    share = min(MOST_LEFT_OUT, requests / max(len(lasts), 1))
+    held = {event.event_id for event in lasts if rng.random() < share}
+    events = [replace(event, split="valid") if event.event_id in held else event for event in train]
+    return [Slice(0, events, [_request(event) for event in events if event.split == "valid"], "static")]
+
+
+def _after_cuts(train: Sequence[Interaction], requests: int, rng: np.random.Generator) -> list[Slice]:
+    """Return choices between cuts of time, seen with the state of their moment and with the state at the cut."""
     times = [train[int(len(train) * cut)].event_time for cut in CUTS] if train else []
     spans = list(zip(times, [*times[1:], train[-1].event_time + 1], strict=True)) if train else []
     plans: list[tuple[int, int, Mode, list[Request]]] = []
@@ -116,28 +241,16 @@ def training_groups(
         plans += [(start, end, "streaming", fresh), (start, end, "static", fresh)]
     total = sum(len(possible) * (1 if mode == "streaming" else STALE_SHARE) for _, _, mode, possible in plans)
     share = min(1.0, requests / max(total, 1))
-    drawn = [
-        [each for each in possible if rng.random() < share * (1 if mode == "streaming" else STALE_SHARE)]
-        for _, _, mode, possible in plans
-    ]
-    done, of = 0, sum(map(len, drawn))
-    tables = ItemTables()
-    for (start, end, mode, _), sample in zip(plans, drawn, strict=True):
-        if mode == "streaming":
-            past = choices(event for event in train if event.event_time < start)
-            tables = build_tables(catalogue, past, dimensions=dimensions, seed=seed)
+    slices = []
+    for start, end, mode, possible in plans:
+        drawn = [each for each in possible if rng.random() < share * (1 if mode == "streaming" else STALE_SHARE)]
         events = [
             event if event.event_time < start else replace(event, split="valid")
             for event in train
             if event.event_time < end
         ]
-        for request, joined in joined_requests(Dataset(data.items, events, sample, data.meta), pack, mode, "valid"):
-            scene = ranking_scene(question(catalogue, pack, joined, Weights()), Weights(), tables, K)
-            relevant = np.isin(scene.rows, catalogue.rows(request.relevant))
-            done += 1
-            progress(Progress(done, of))
-            if relevant.any():
-                yield candidate_features(scene), relevant
+        slices.append(Slice(start, events, drawn, mode))
+    return slices
 
 
 def _possible(train: Sequence[Interaction], start: int, end: int, rng: np.random.Generator) -> Iterator[Request]:
@@ -156,12 +269,16 @@ def _possible(train: Sequence[Interaction], start: int, end: int, rng: np.random
             kept = position == len(session) - 1 or rng.random() < MIDDLE_SHARE
             opens = event.session_id is not None and position == 0
             if kept and not opens and event.event_time >= start and event.item_id in known:
-                yield Request(
-                    request_id=event.event_id,
-                    user_id=event.user_id,
-                    event_time=event.event_time,
-                    split="valid",
-                    session_id=event.session_id,
-                    relevant=(event.item_id,),
-                    label_event_id=event.event_id,
-                )
+                yield _request(event)
+
+
+def _request(event: Interaction) -> Request:
+    return Request(
+        request_id=event.event_id,
+        user_id=event.user_id,
+        event_time=event.event_time,
+        split="valid",
+        session_id=event.session_id,
+        relevant=(event.item_id,),
+        label_event_id=event.event_id,
+    )

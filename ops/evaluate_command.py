@@ -3,6 +3,7 @@
 import asyncio
 import json
 import time
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -37,22 +38,32 @@ def evaluate(
         str,
         typer.Option(help='"base" (all layers read the texts), "shipped" (what `up` serves) or a model\'s folder.'),
     ] = "base",
+    against: Annotated[
+        str | None,
+        typer.Option(help='Also print paired tests against "counting" (the floor) or another model, as in --model.'),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
     """Rank the catalogue for every request of a split and print how good the lists are.
 
     Example: tablecast evaluate data/fsq-nyc --mode streaming --split valid --json
 
+    Example: tablecast evaluate data/fsq-nyc --model models/nyc --against counting
+
     Example: tablecast evaluate data/fsq-nyc --split valid --through-kafka
     """
     from models.artefact import load_recommender
     from models.base_model import cache_folder
+    from models.counting import counted_list
     from models.embedding_cache import EmbeddingCache
+    from models.evaluation import Lister, bare_catalogue, fill_catalogue, lister_of
     from models.evaluation import evaluate as evaluate_offline
 
     with explained():
         if through_kafka and mode == "static":
             raise BadInputError("--through-kafka is for --mode streaming: running stages see every event")
+        if through_kafka and against is not None:
+            raise BadInputError("--against needs both lists of a request; it can't be used with --through-kafka")
         settings = load_settings()
         inference = settings.inference.model_copy(update={"model": model})
         settings = settings.model_copy(update={"inference": inference})
@@ -74,15 +85,26 @@ def evaluate(
 
                 figures = asyncio.run(evaluate_through_kafka(settings, data, pack, split, advance))
             else:
-                encoder, recommender = load_recommender(settings.inference.model)
+                cache = EmbeddingCache(cache_folder() / "embeddings.sqlite")
+
+                def lister(model: str) -> Lister:
+                    encoder, recommender = load_recommender(model)
+                    fill_catalogue(recommender.catalogue, data, pack, encoder, cache)
+                    return lister_of(encoder, recommender)
+
+                other: Lister | None = None
+                if against == "counting":
+                    catalogue = bare_catalogue(data, pack)
+                    other = partial(counted_list, catalogue, pack)
+                elif against is not None:
+                    other = lister(against)
                 figures = evaluate_offline(
                     data,
                     pack,
                     mode,
                     split,
-                    encoder,
-                    recommender,
-                    cache=EmbeddingCache(cache_folder() / "embeddings.sqlite"),
+                    lister(settings.inference.model),
+                    against=other,
                     partition_of=lambda user: partition_of(user, settings.kafka.partitions),
                     progress=advance,
                 )

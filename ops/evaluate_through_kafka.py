@@ -14,8 +14,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
 from models import dataset
 from models.dataset import Dataset
-from models.evaluation import catalogue_item, posted_feedback, posted_request, timeline
-from models.metrics import summarise
+from models.evaluation import catalogue_item, figures_of, posted_feedback, posted_request, timeline
 from ops.isolated import isolated
 from ops.stages import Stage
 from schemas.codec import decode, encode
@@ -58,9 +57,9 @@ async def evaluate_through_kafka(
         )
         await answers.start()
         stack.push_async_callback(answers.stop)
-        ranked, relevant = await _replay(producer, answers, settings, data, pack, split, progress)
+        asked, ranked = await _replay(producer, answers, settings, data, pack, split, progress)
         extra = await answers.getmany(timeout_ms=500)
-        figures = summarise(ranked, relevant)
+        figures = figures_of(data, "streaming", split, asked, ranked)
         figures["recommendations"] = len(ranked) + sum(map(len, extra.values()))
         figures["restarts"] = sum(stage.restarts for stage in stages)
         return figures
@@ -74,11 +73,11 @@ async def _replay(
     pack: DomainPack,
     split: str,
     progress: Callable[[], None],
-) -> tuple[list[list[str]], list[tuple[str, ...]]]:
+) -> tuple[list[dataset.Request], list[list[str]]]:
     feedback_topic = full_name(settings.kafka, USERS_FEEDBACK)
     request_topic = full_name(settings.kafka, USERS_REQUESTS)
     pending: list[asyncio.Future[object]] = []
-    ranked, relevant = [], []
+    asked, ranked = [], []
     for entry in timeline(data, split):
         key = entry.user_id.encode()
         if isinstance(entry, dataset.Interaction):
@@ -98,9 +97,9 @@ async def _replay(
         if answer.request_id != entry.request_id:
             raise ValueError(f"request {entry.request_id} was answered by a recommendation for {answer.request_id}")
         ranked.append([item.item_id for item in answer.items])
-        relevant.append(entry.relevant)
+        asked.append(entry)
         progress()
-    return ranked, relevant
+    return asked, ranked
 
 
 async def _post_items(producer: AIOKafkaProducer, settings: Settings, data: Dataset, pack: DomainPack) -> None:

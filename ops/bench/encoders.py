@@ -23,7 +23,7 @@ from models.dataset import Dataset, Meta, read_dataset
 from models.distillation import agreement
 from models.embedding_cache import EmbeddingCache
 from models.encoder import Encoder
-from models.evaluation import evaluate, fill_catalogue, joined_requests
+from models.evaluation import evaluate, fill_catalogue, joined_requests, lister_of
 from models.export import export_encoder, load_default_encoder, load_shipped_encoder
 from models.metrics import summarise
 from models.recommender import Recommender, request_text
@@ -145,8 +145,10 @@ def _quality(data: Dataset, encoders: dict[str, Encoder], cache: EmbeddingCache)
     pack = pack_for(data.meta.domain)
     found: dict[str, dict[str, object]] = {}
     for name, encoder in encoders.items():
-        whole = evaluate(data, pack, "static", "valid", encoder, Recommender(encoder.dim, name), cache=cache)
-        alone = _cosines_alone(data, pack, encoder, cache)
+        recommender = Recommender(encoder.dim, name)
+        fill_catalogue(recommender.catalogue, data, pack, encoder, cache)
+        whole = evaluate(data, pack, "static", "valid", lister_of(encoder, recommender))
+        alone = _cosines_alone(data, pack, encoder, recommender)
         found[name] = {
             part: {metric: figures[metric] for metric in _METRICS if metric in figures}
             for part, figures in (("whole score", whole), ("cosines alone", alone))
@@ -154,9 +156,7 @@ def _quality(data: Dataset, encoders: dict[str, Encoder], cache: EmbeddingCache)
     return found
 
 
-def _cosines_alone(data: Dataset, pack: DomainPack, encoder: Encoder, cache: EmbeddingCache) -> dict[str, float]:
-    recommender = Recommender(encoder.dim, "cosines")
-    fill_catalogue(recommender, data, pack, encoder, cache)
+def _cosines_alone(data: Dataset, pack: DomainPack, encoder: Encoder, recommender: Recommender) -> dict[str, float]:
     ids = recommender.catalogue.item_ids
     ranked, relevant = [], []
     for request, joined in joined_requests(data, pack, "static", "valid"):

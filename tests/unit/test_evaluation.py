@@ -2,8 +2,17 @@
 
 import pytest
 
+from models.counting import counted_list
 from models.dataset import Dataset, Interaction, Item, Meta, Request
-from models.evaluation import catalogue_item, joined_requests, posted_feedback, timeline
+from models.evaluation import (
+    bare_catalogue,
+    catalogue_item,
+    evaluate,
+    first_choices,
+    joined_requests,
+    posted_feedback,
+    timeline,
+)
 from schemas.codec import decode, encode
 from schemas.domains import pack_for
 from schemas.records import Feedback, JoinedRequest
@@ -102,3 +111,38 @@ def test_an_item_of_a_dataset_is_cut_to_what_the_contract_carries():
     posted = catalogue_item(item, PACK)
     assert decode(CatalogueItem, encode(posted)) == posted
     assert set(posted.attributes) == {"long", "words", "yes"}
+
+
+def asking(*relevant: str) -> Dataset:
+    """Return the data with one request of ann's for each of these items, all before her visit to f."""
+    requests = [request(6, "ann", "valid", "s4", relevant=(item,), request_id=f"r-{item}") for item in relevant]
+    return DATA._replace(requests=requests)
+
+
+@pytest.mark.parametrize(("mode", "new"), [("streaming", ["r-b", "r-f"]), ("static", ["r-c", "r-b", "r-f"])])
+def test_a_choice_is_a_first_one_if_the_mode_lets_see_none_of_it_before(mode, new):
+    data = asking("a", "c", "d", "b", "f")
+    assert list(first_choices(data, mode, "valid")) == new
+
+
+def test_first_choices_are_measured_beside_all_where_there_are_both():
+    best = ["a", "b", "c", "d", "e", "f", "g", "h"]
+    figures = evaluate(asking("a", "b"), PACK, "streaming", "valid", lambda _: best)
+    assert (figures["n"], figures["acc@1"], figures["new_n"], figures["new_acc@1"]) == (2, 0.5, 1, 0.0)
+    assert "new_n" not in evaluate(asking("a"), PACK, "streaming", "valid", lambda _: best)
+
+
+def test_what_is_gained_over_another_list_is_tested_request_by_request():
+    data = asking("a", "b", "c", "d", "e", "f")
+    figures = evaluate(data, PACK, "streaming", "valid", lambda _: list("abcdef"), against=lambda _: ["x", *"fedcba"])
+    assert figures["gain_acc@1"] == pytest.approx(1 / 6, abs=1e-4)
+    assert 0 < figures["gain_mrr_p"] <= 1
+
+
+def test_counting_prefers_what_the_user_did_and_leaves_out_what_is_not_chosen_again():
+    (_, joined), *_ = joined_requests(DATA, PACK, "streaming", "valid")
+    again = counted_list(bare_catalogue(DATA, PACK), PACK, joined)
+    assert set(again[:3]) == {"a", "c", "d"}
+    once = pack_for("shop")
+    (_, joined), *_ = joined_requests(DATA, once, "streaming", "valid")
+    assert set(counted_list(bare_catalogue(DATA, once), once, joined)) == {"b", "e"}

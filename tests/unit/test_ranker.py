@@ -1,5 +1,7 @@
 """The trained ranker: learns the habits put in, explains its scores exactly, depends on nothing it should not."""
 
+from collections.abc import Collection
+
 import msgspec
 import numpy as np
 import pytest
@@ -8,11 +10,11 @@ from msgspec.structs import replace
 from models import dataset
 from models.catalogue import Catalogue
 from models.dataset import Dataset
-from models.evaluation import catalogue_item, joined_requests
-from models.features import FEATURES, NAMES, candidate_features
+from models.evaluation import bare_catalogue, catalogue_item, joined_requests
+from models.features import FAMILY, FEATURES, NAMES, candidate_features
 from models.item_tables import Choice, ItemTables, build_tables
 from models.ranker import Ranker, RankerError
-from models.ranker_training import bare_catalogue, train_ranker
+from models.ranker_training import train_ranker
 from models.ranking import PARTS, Weights, question, rank, ranking_scene
 from models.recommender import Recommender
 from schemas.codec import decode, encode
@@ -79,8 +81,10 @@ def city() -> Dataset:
     return Dataset(items, events, requests, dataset.Meta(domain="restaurant"))
 
 
-def fitted(data: Dataset, seed: int = 0) -> Ranker:
-    return train_ranker(data, EATING, requests=600, rounds=20, leaves=8, learning_rate=0.2, dimensions=8, seed=seed)
+def fitted(data: Dataset, without: Collection[str] = ()) -> Ranker:
+    return train_ranker(
+        data, EATING, requests=600, rounds=20, leaves=8, learning_rate=0.2, dimensions=8, seed=0, without=without
+    )
 
 
 @pytest.fixture(scope="module")
@@ -219,6 +223,79 @@ def test_a_folder_that_is_no_ranker_is_refused_with_its_name(ranker, tmp_path, h
         Ranker.load(tmp_path)
 
 
+def test_a_family_that_is_left_out_is_used_by_no_tree(data):
+    bare = fitted(data, without=["habit"])
+    gains = dict(zip(NAMES, bare.trees.feature_importance("gain"), strict=True))
+    assert all(gains[name] == 0 for name, family in FAMILY.items() if family == "habit")
+    with pytest.raises(BadInputError, match="habit"):
+        fitted(data, without=["weather"])
+
+
+def shop() -> Dataset:
+    """Return what people buy in a shop where one ware leads to the next; of time only the order is known."""
+    items = [dataset.Item(item_id=f"p{number}", name=f"ware {number}", categories=()) for number in range(60)]
+    events, requests = [], []
+    for user in range(300):
+        basket = [f"p{(17 * user + place) % 60}" for place in range(6)]
+        for place, item in enumerate(basket):
+            split = "valid" if place == len(basket) - 1 else "train"
+            name = f"{user}-{place}"
+            events.append(
+                dataset.Interaction(
+                    event_id=name, user_id=f"u{user}", item_id=item, kind="purchase", split=split,
+                    event_time=MONDAY + 24 * HOUR * place,
+                )
+            )  # fmt: skip
+        requests.append(
+            dataset.Request(
+                request_id=f"r{user}", user_id=f"u{user}", event_time=events[-1].event_time, split="valid",
+                relevant=(basket[-1],), label_event_id=name,
+            )
+        )  # fmt: skip
+    events.sort(key=lambda event: event.event_time)
+    return Dataset(items, events, requests, dataset.Meta(domain="shop", protocol="leave-one-out"))
+
+
+def test_it_learns_what_goes_together_from_the_order_of_purchases_and_repeats_none():
+    data, pack = shop(), pack_for("shop")
+    ranker = train_ranker(data, pack, requests=150, rounds=20, leaves=8, learning_rate=0.2, dimensions=8, seed=0)
+    catalogue = bare_catalogue(data, pack)
+    hits = []
+    for request, entry in joined_requests(data, pack, "static", "valid"):
+        answer = [item.item_id for item in rank(catalogue, pack, entry, None, Weights(), ranker=ranker)]
+        assert not set(answer) & {entry.items[number] for number in entry.history.item}
+        hits.append(answer[0] in request.relevant)
+    assert np.mean(hits) > 0.9
+
+
+def test_chances_of_first_choices_add_up_and_are_of_what_the_user_has_not_chosen(data, ranker, joined):
+    catalogue = bare_catalogue(data, EATING)
+    for _, entry in joined[:5]:
+        asking = question(catalogue, EATING, entry, Weights())
+        scene = ranking_scene(asking, Weights(), ranker.tables, PLACES)
+        assert scene.first.sum() == pytest.approx(1.0)  # the catalogue is so small that all of it are candidates
+        chosen = {entry.items[number] for number in entry.history.item}
+        assert {catalogue.item_ids[row] for row in scene.rows[scene.first == 0]} == chosen
+
+
+def test_what_speaks_for_a_first_choice_is_learned(ranker):
+    starting = ItemTables().first
+    assert ranker.tables.first.shape == starting.shape
+    assert np.isfinite(ranker.tables.first).all()
+    assert not np.allclose(ranker.tables.first, starting)
+
+
+def test_an_item_that_changes_is_found_anew(data, ranker, joined):
+    catalogue = bare_catalogue(data, EATING)
+    before = ranker.tables.placed(catalogue).item[catalogue.row_of["p5"]]
+    catalogue.remove("p5")
+    catalogue.put("brand new", Item(domain="restaurant", name="new"), np.zeros((1, 1), np.float32))
+    catalogue.put("p5", catalogue_item(data.items[5], EATING), np.zeros((1, 1), np.float32))
+    placed = ranker.tables.placed(catalogue).item
+    assert placed[catalogue.row_of["brand new"]] == 0
+    assert placed[catalogue.row_of["p5"]] == before > 0
+
+
 def test_too_little_to_learn_from_is_said(data):
     with pytest.raises(BadInputError, match="too few interactions"):
         fitted(data._replace(interactions=[], requests=[]))
@@ -226,10 +303,11 @@ def test_too_little_to_learn_from_is_said(data):
 
 def test_tables_know_when_items_are_chosen_and_by_whom(data):
     catalogue = bare_catalogue(data, EATING)
-    choices = [Choice("u1", "p1", MONDAY + 9 * HOUR, None), Choice("u2", "p1", MONDAY + 9 * HOUR, "p2")]
+    choices = [Choice(user, "p1", MONDAY + 9 * HOUR) for user in ("u1", "u2")]
     tables = build_tables(catalogue, choices, dimensions=2, seed=0)
     row = catalogue.rows(["p1", "p0"])
-    item, category = tables.items_of(catalogue, row), tables.categories_of(catalogue, row)
+    placed = tables.placed(catalogue)
+    item, category = placed.item[row], placed.category[row]
     assert item.tolist() == [1, 0]
     at_nine, at_three = (tables.item_hour(item, category, np.array([hour, hour])) for hour in (9, 3))
     assert at_nine[0] > at_three[0]

@@ -108,7 +108,7 @@ def test_a_datasets_items_are_put_with_the_vectors_of_all_their_chunks():
     ]
     recommender = Recommender(DIM, "m@1")
     fill_catalogue(
-        recommender, dataset.Dataset(items, [], [], dataset.Meta(domain="restaurant")), pack, LengthEncoder()
+        recommender.catalogue, dataset.Dataset(items, [], [], dataset.Meta(domain="restaurant")), pack, LengthEncoder()
     )
     catalogue = recommender.catalogue
     cosines = catalogue.cosines(unit(99)[None])[0]
