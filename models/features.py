@@ -116,7 +116,6 @@ _declare(
     "moment", "item_hour", "category_hour", "category_hour_share", "category_follows", "category_follows_lift",
 )  # fmt: skip
 _declare("moment", "open")
-_declare("learned", "similar", "similar_new", "similar_last", "users", "per_user")
 
 
 _declare("learned", "similar", "similar_last", "users", "per_user")

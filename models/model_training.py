@@ -54,9 +54,9 @@ class RankerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """Of the ranker's training; ``ranker_training.train_ranker`` says what they mean."""
 
     requests: int = 6000
-    rounds: int = 150
-    leaves: int = 16
-    learning_rate: float = 0.07
+    rounds: int = 120
+    leaves: int = 24
+    learning_rate: float = 0.08
     dimensions: int = 64
     without: tuple[str, ...] = ()
 

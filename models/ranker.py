@@ -23,7 +23,7 @@ from schemas.errors import BadInputError
 if TYPE_CHECKING:
     import lightgbm
 
-MAX_DEPTH = 6  # of trees: exact reasons take time by its square
+MAX_DEPTH = 8  # of trees: exact reasons take time by its square
 TREES_FILE, NAMES_FILE = "ranker.txt", "ranker.json"
 
 
