@@ -75,12 +75,14 @@ def both(posted: Constraints | None, said: Constraints) -> Constraints:
     return Constraints(**merged)
 
 
-def open_rows(catalogue: Catalogue, moment: int, time_zone: str | None) -> NDArray[np.bool_]:
-    """Return a mask [catalogue.size] of what is open at a moment (milliseconds), in each item's own time zone."""
-    size = catalogue.size
+def open_rows(
+    catalogue: Catalogue, moment: int, time_zone: str | None, rows: NDArray[np.int64] | None = None
+) -> NDArray[np.bool_]:
+    """Return a mask [catalogue.size], or [rows], of what is open at a moment (ms), in each item's own time zone."""
+    which = slice(catalogue.size) if rows is None else rows
     minutes = np.array([_minute_of_week(moment, zone or zone_of(time_zone)) for zone in catalogue.time_zones])
-    local = minutes[catalogue.time_zone[:size]][:, None]
-    hours = catalogue.hours[:size]
+    local = minutes[catalogue.time_zone[which]][:, None]
+    hours = catalogue.hours[which]
     within = (hours[:, :, 0] <= local) & (local < hours[:, :, 1])
     is_open: NDArray[np.bool_] = np.logical_or.reduce(within, axis=1)
     return is_open

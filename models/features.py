@@ -116,8 +116,6 @@ _declare(
     "moment", "item_hour", "category_hour", "category_hour_share", "category_follows", "category_follows_lift",
 )  # fmt: skip
 _declare("moment", "open")
-
-
 _declare("learned", "similar", "similar_last", "users", "per_user")
 _declare("taste", "meaning", "meaning_last", family="meaning")
 _declare("followed", "beside", "beside_last", "after", "after_last", family="neighbours")
@@ -428,7 +426,7 @@ def _places(scene: Scene, values: Values) -> None:
 def _opening(scene: Scene, values: Values) -> None:
     """Whether a candidate is open: 1 or 0, ``UNKNOWN`` for one that has no hours."""
     catalogue, joined = scene.catalogue, scene.joined
-    is_open = open_rows(catalogue, joined.event_time, joined.context.time_zone)[scene.rows]
+    is_open = open_rows(catalogue, joined.event_time, joined.context.time_zone, scene.rows)
     known = catalogue.hours[scene.rows, :, 1].any(axis=1)
     values["open"] = np.where(known, is_open, UNKNOWN)
 
