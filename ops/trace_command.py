@@ -1,5 +1,6 @@
 """``tablecast trace``: what happened to one request, hop by hop, from the file its spans were written to."""
 
+import io
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from streams.tracing import REQUEST_ID, span_file
 QUIET_SECONDS = 0.2  # nothing happened for longer: what comes then is drawn on a scale of its own
 BAR = 50
 COLOURS = {"app": "magenta", "state": "cyan", "inference": "green", "trainer": "yellow"}
-PICTURE = """<svg viewBox="0 0 {terminal_width} {terminal_height}" xmlns="http://www.w3.org/2000/svg">
+PICTURE = """<svg class="rich-terminal" viewBox="0 0 {width} {height}" xmlns="http://www.w3.org/2000/svg">
 <!-- What `tablecast trace` shows, exported by rich -->
 <style>
 .{unique_id}-matrix {{
@@ -29,9 +30,14 @@ PICTURE = """<svg viewBox="0 0 {terminal_width} {terminal_height}" xmlns="http:/
 }}
 {styles}
 </style>
-<defs>{lines}</defs>
-<rect fill="{background}" width="{terminal_width}" height="{terminal_height}" rx="8"/>
-<g transform="translate(10, 10)">{backgrounds}<g class="{unique_id}-matrix">{matrix}</g></g>
+<defs>
+<clipPath id="{unique_id}-clip-terminal"><rect width="{terminal_width}" height="{terminal_height}"/></clipPath>
+{lines}
+</defs>
+{chrome}
+<g transform="translate({terminal_x}, {terminal_y})" clip-path="url(#{unique_id}-clip-terminal)">
+{backgrounds}<g class="{unique_id}-matrix">{matrix}</g>
+</g>
 </svg>
 """
 
@@ -73,7 +79,7 @@ def trace(
     picture = drawn(request_id, found)
     Console().print(picture)
     if svg is not None:
-        console = Console(record=True, width=120, quiet=True)
+        console = Console(record=True, width=120, file=io.StringIO())
         console.print(picture)
         console.save_svg(str(svg), title="", theme=MONOKAI, code_format=PICTURE, unique_id="trace")
 
@@ -114,7 +120,7 @@ def drawn(request_id: str, spans: Sequence[Span]) -> Table:
         for number, span in enumerate(in_order(section)):
             table.add_row(
                 Text(span.stage, COLOURS.get(span.stage, "")),
-                "  " * _depth(span, known) + span.name + (" [red]failed[/]" if span.failed else ""),
+                "· " * _depth(span, known) + span.name + (" [red]failed[/]" if span.failed else ""),
                 _milliseconds(span.start - spans[0].start) if number or later else "0",
                 _milliseconds(span.end - span.start),
                 Text(_bar(span, start, end), COLOURS.get(span.stage, "")),

@@ -6,7 +6,9 @@ from dataclasses import replace
 
 import pytest
 from memory_stage import MINUTE, NOON, Log, MemoryStage, answer
+from typer.testing import CliRunner
 
+from ops.cli import app
 from ops.trace_command import Span, drawn, sections, spans_of
 from schemas.errors import BadInputError
 from schemas.records import Feedback, Request, Source
@@ -126,6 +128,20 @@ def test_a_training_run_is_found_by_the_requests_it_learned_from(file):
     run.end()
     spans_when(file, 2)
     assert [span.name for span in spans_of("r-1", file)] == ["process users.requests", "train retraining[0:0-9]"]
+
+
+def test_the_command_prints_the_hops_and_writes_their_picture(file, tmp_path):
+    hop = take(traced(file), [], begins=True)
+    hop.named("r-1")
+    hop.reached("join")
+    hop.end()
+    spans_when(file, 2)
+    picture = tmp_path / "trace.svg"
+    done = CliRunner().invoke(app, ["trace", "r-1", "--spans", str(file), "--svg", str(picture)])
+    assert done.exit_code == 0, done.output
+    for shown in (done.output, picture.read_text("utf-8").replace("&#160;", " ")):
+        assert "process users.requests" in shown
+        assert "join" in shown
 
 
 def test_a_request_that_was_not_traced_is_a_sentence(file):
