@@ -123,7 +123,7 @@ def drawn(request_id: str, spans: Sequence[Span]) -> Table:
                 "· " * _depth(span, known) + span.name + (" [red]failed[/]" if span.failed else ""),
                 _milliseconds(span.start - spans[0].start) if number or later else "0",
                 _milliseconds(span.end - span.start),
-                Text(_bar(span, start, end), COLOURS.get(span.stage, "")),
+                _bar(span, start, end),
             )
         table.add_section()
     return table
@@ -154,10 +154,11 @@ def _depth(span: Span, known: dict[str, Span]) -> int:
     return 1 + _depth(known[span.parent], known) if span.parent in known else 0
 
 
-def _bar(span: Span, start: float, end: float) -> str:
+def _bar(span: Span, start: float, end: float) -> Text:
     scale = BAR / max(end - start, 1e-9)
     left = min(int((span.start - start) * scale), BAR - 1)
-    return " " * left + "━" * max(1, min(round((span.end - span.start) * scale), BAR - left))
+    length = max(1, min(round((span.end - span.start) * scale), BAR - left))
+    return Text(" " * left).append("━" * length, COLOURS.get(span.stage, ""))
 
 
 def _milliseconds(seconds: float) -> str:
