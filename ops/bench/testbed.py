@@ -163,8 +163,12 @@ def cpu_seconds(pid: int) -> float:
 
 
 @contextlib.asynccontextmanager
-async def testbed(settings: Settings, world: World) -> AsyncIterator[Testbed]:
-    """Make topics with the catalogue and the users' past; take them away in the end.
+async def testbed(
+    settings: Settings,
+    world: World,
+    began_ms: int | None = None,  # noqa: PT028 - no test
+) -> AsyncIterator[Testbed]:
+    """Make topics with the catalogue and the users' past, by default up to now; take them away in the end.
 
     Starts the embedded broker if none is configured or running. The stages have not read anything yet.
     """
@@ -176,7 +180,7 @@ async def testbed(settings: Settings, world: World) -> AsyncIterator[Testbed]:
         consumer = AIOKafkaConsumer(**client_options(settings.kafka), isolation_level="read_committed")
         await consumer.start()
         stack.push_async_callback(consumer.stop)
-        bed = Testbed(settings, world, Workload(world), settings.data_dir, admin, consumer)
-        await bed.post(catalogue(world, time.time_ns() // 1_000_000))
+        bed = Testbed(settings, world, Workload(world, began_ms), settings.data_dir, admin, consumer)
+        await bed.post(catalogue(world, time.time_ns() // 1_000_000 if began_ms is None else began_ms))
         await bed.post(bed.workload.past())
         yield bed

@@ -30,9 +30,9 @@ class Answer:
 class Workload:
     """Event time goes on from round to round."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, began_ms: int | None = None) -> None:
         self.world = world
-        self._began_ms = time.time_ns() // 1_000_000 - BEFORE_NOW_MS
+        self._began_ms = time.time_ns() // 1_000_000 - BEFORE_NOW_MS if began_ms is None else began_ms
         self._life = events(world, self._began_ms, SIMULATED_RATE, daily_rhythm=False)
 
     def past(self) -> Iterator[Posting]:
@@ -51,9 +51,10 @@ class Workload:
             requests -= isinstance(event.record, Request)
             if not requests:
                 break
-        return interleaved(postings, [posting(event) for answer in answers for event in self._reactions(answer)])
+        return interleaved(postings, [posting(event) for answer in answers for event in self.reactions(answer)])
 
-    def _reactions(self, answer: Answer) -> Iterator[Event]:
+    def reactions(self, answer: Answer) -> Iterator[Event]:
+        """Yield what the user does with an answer."""
         recommendation = decode(Recommendation, answer.value)
         for action in react(self.world, recommendation.request_id, [item.item_id for item in recommendation.items]):
             yield Event(answer.time_ms + action.delay_ms, USERS_FEEDBACK, answer.user_id, action.feedback)

@@ -30,6 +30,7 @@ ALL = slice(None)
 
 def utility(world: World, moment: Moment, rows: Rows | slice = ALL) -> Floats:
     """Return how good each restaurant truly is for this wish: [len(rows)], by default all of them."""
+    world = world.at(moment.time_ms)
     city, people, user = world.city, world.people, moment.user
     has = city.has[rows]
     cuisine = city.cuisine[rows]
@@ -102,7 +103,7 @@ def click_probabilities(
 
 
 def _utilities(world: World, moment: Moment, item_ids: Sequence[str]) -> list[float]:
-    rows = world.city.rows
+    rows = world.at(moment.time_ms).city.rows
     known = np.array([rows[item] for item in item_ids if item in rows], dtype=np.int64)
     values = iter(utility(world, moment, known).tolist())
     return [next(values) if item in rows else -math.inf for item in item_ids]

@@ -14,6 +14,7 @@ from ops.simulator.vocabulary import (
     DISTRICTS,
     NAME_FIRST,
     NAME_SECOND,
+    NEW_DISTRICT,
     Attribute,
     Cuisine,
     District,
@@ -75,13 +76,18 @@ def slot_of(time_ms: int) -> int:
     return int(minutes // SLOT_MINUTES % SLOTS_PER_WEEK)
 
 
-def build_city(seed: int, restaurants: int) -> City:
-    """Return the city of a seed. The first n restaurants are the same whatever their number."""
+def build_city(seed: int, restaurants: int, opened: int = 0) -> City:
+    """Return the city of a seed, with so many more restaurants in the new district.
+
+    The first n restaurants are the same whatever their number.
+    """
     items: dict[str, Item] = {}
     cuisines, prices, places, has, qualities, is_open = [], [], [], [], [], []
-    for number in range(restaurants):
+    for number in range(restaurants + opened):
         rng = chance(seed, "restaurant", number)
         district = rng.choices(DISTRICTS, [each.restaurants for each in DISTRICTS])[0]
+        if number >= restaurants:
+            district = NEW_DISTRICT
         weights = [each.share * (2.5 if each.family in district.families else 1.0) for each in CUISINES]
         index = rng.choices(range(len(CUISINES)), weights)[0]
         cuisine = CUISINES[index]

@@ -110,7 +110,9 @@ def _answered(
     """Return a request in the context said just before it, and where the user goes."""
     context = _fields(said) | (_fields(request.context) if request.context else {})
     moment = moment_of(world, request.request_id)
-    item_id = world.city.ids[choose(world, moment, chance(world.seed, "decision", request.request_id))]
+    item_id = world.at(moment.time_ms).city.ids[
+        choose(world, moment, chance(world.seed, "decision", request.request_id))
+    ]
     answer = f"a-{request.request_id}"
     return (
         dataset.Request(

@@ -147,6 +147,7 @@ def _constraints(moment: Moment, rng: random.Random) -> Constraints:
 
 def _visit(world: World, moment: Moment, rng: random.Random) -> Event:
     """Return a visit that nobody recommended: to an old favourite, or wherever utility leads."""
+    world = world.at(moment.time_ms)
     people, user = world.people, moment.user
     if rng.random() < 0.2 + 0.6 * people.habit[user]:
         favourites = people.favourites[user]

@@ -373,6 +373,10 @@ DISTRICTS: tuple[District, ...] = (
         ("homely", "spicy", "street"), ("kid friendly",),
     ),
 )  # fmt: skip
+NEW_DISTRICT = District(  # not there until the world shifts
+    "the West Bund", "西岸", -700, -6500, 700, 0, 0, 0, 1.05,
+    ("asian", "sweet", "western"), ("river view", "outdoor seats", "cosy"),
+)  # fmt: skip
 
 NAME_FIRST: tuple[tuple[str, str], ...] = (
     ("云", "Cloud"), ("金", "Golden"), ("青", "Green"), ("老", "Old"), ("小", "Little"), ("红", "Red"),

@@ -55,7 +55,11 @@ _SITUATION_WHIMS: dict[Company | Weather, dict[str, float]] = {
 
 @dataclass(frozen=True)
 class World:
-    """A city and its people. ``asking`` has, per daypart, the users' cumulative shares of what is asked in it."""
+    """A city and its people. ``asking`` has, per daypart, the users' cumulative shares of what is asked in it.
+
+    ``later``, if there is one, is what the world becomes at an event time (``shift.py``): restaurants may open, and
+    people may change, but row numbers and ids stay.
+    """
 
     seed: int
     city: City
@@ -63,6 +67,11 @@ class World:
     asking: list[list[float]]
     serving: list[list[float]]  # per daypart, the share of each cuisine's places that are open
     situation_whims: dict[Company | Weather, list[float]]  # factor per attribute
+    later: "tuple[int, World] | None" = None
+
+    def at(self, time_ms: int) -> "World":
+        """Return the world as it is at an event time."""
+        return self.later[1] if self.later is not None and time_ms >= self.later[0] else self
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +104,11 @@ def build_world(seed: int = 1, *, users: int = 3_000, restaurants: int = 2_000) 
     if users < 1 or restaurants < 1:
         raise BadInputError(f"a world needs at least one user and one restaurant, not {users} and {restaurants}")
     city = build_city(seed, restaurants)
-    people = build_people(seed, users, city)
+    return populated(seed, city, build_people(seed, users, city))
+
+
+def populated(seed: int, city: City, people: People) -> World:
+    """Return the world of a city and its people."""
     cumulative = np.cumsum(people.activity / people.activity.sum(axis=0), axis=0)
     situations: dict[Company | Weather, list[float]] = {}
     for situation, factors in _SITUATION_WHIMS.items():
@@ -168,6 +181,7 @@ def weather_at(world: World, time_ms: int) -> tuple[Weather, float]:
 
 def moment_at(world: World, number: int, time_ms: int) -> Moment:
     """Return what the number-th arrival of a run wants, given the event time at which it comes."""
+    world = world.at(time_ms)
     rng = chance(world.seed, "moment", number, time_ms)
     people = world.people
     slot = slot_of(time_ms)
