@@ -1,6 +1,6 @@
 """Figures and picture of ``learning``: means over seeds, with intervals that say what other seeds would give."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import matplotlib as mpl
@@ -75,7 +75,7 @@ def _reached(regained: Array, seen: Array) -> float | None:
 def picture(lives: Lives, shift_after: int | None, path: Path) -> None:
     """Draw clicks per list and share of the best by day, with intervals over seeds, as SVG."""
     figure = Figure(figsize=(9, 3.4), layout="constrained")
-    panels = {
+    panels: dict[str, Callable[[str], Array]] = {
         "true clicks per list": lambda arm: _column(lives, arm, "clicks"),
         "share of what the best lists would bring": lambda arm: _share(lives, arm),
     }
