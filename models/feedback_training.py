@@ -100,7 +100,8 @@ def learn_correction(
         raise NothingToLearnError(
             f"none of {len(lists)} lists has something chosen beside something not chosen: wait for more feedback"
         )
-    base = None if champion is None else _first_trees(champion.trees, base_trees)
+    # Without trees to begin at, as after a champion that had none, a correction is all there is.
+    base = None if champion is None or base_trees == 0 else _first_trees(champion.trees, base_trees)
     return Ranker(_fit(groups, base, correction), tables)
 
 

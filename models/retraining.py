@@ -38,7 +38,7 @@ from schemas.domains import pack_for
 from schemas.records import Item
 
 REPORT, RANKER = "report.json", "ranker"
-HELD_BACK = 0.25  # of the new lists, the newest: nothing is learned from them, the gate looks at them
+HELD_BACK = 0.2  # of the new lists, the newest: nothing is learned from them, the gate looks at them
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):

@@ -18,7 +18,7 @@ def learning(
     days: Annotated[int, typer.Option(min=2, max=100, help="Each ends with a training, but for the first ones.")] = 10,
     first_training: Annotated[int, typer.Option(min=1, help="Days until then: the gate needs lists to tell.")] = 2,
     shift_after: Annotated[int, typer.Option(min=0, help="Days until tastes and places change; 0: never.")] = 6,
-    requests: Annotated[int, typer.Option(min=100, help="A day.")] = 1_250,
+    requests: Annotated[int, typer.Option(min=100, help="A day.")] = 1_500,
     users: Annotated[int, typer.Option(min=10, help="Of each city.")] = 1_000,
     restaurants: Annotated[int, typer.Option(min=20, help="Of each city.")] = 300,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,

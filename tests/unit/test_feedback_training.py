@@ -75,6 +75,15 @@ def test_a_correction_keeps_the_base_and_replaces_the_correction_before(ranker):
     assert not np.allclose(once.scores(features), twice.scores(features))
 
 
+def test_after_a_champion_without_a_ranker_each_correction_is_the_whole_ranker():
+    first = learned(lists(100, seed=3))
+    second = learned(lists(100, seed=4), champion=first, base_trees=0)
+    assert second.trees.num_trees() <= QUICK.trees
+    features = np.random.default_rng(0).normal(size=(50, first.trees.num_feature())).astype(np.float32)
+    alone = learned(lists(100, seed=4))
+    np.testing.assert_array_equal(second.scores(features), alone.scores(features))
+
+
 def test_what_the_base_ranks_rightly_is_not_learned_twice(ranker):
     """Boosting begins at the base's scores: lists that it orders well already move it little."""
     again = learned(lists(300), champion=ranker, base_trees=ranker.trees.num_trees())
