@@ -69,6 +69,9 @@ def first_choice_terms(
         counts = np.zeros(size + 1)
         counts[mentioned] = np.array(joined.signals.popularity, np.float64)[:, MONTH]
         terms["popular"] = np.log(counts[:-1] + 0.3)
+    following = tables.sequence.scores(catalogue, joined, mentioned) if tables.sequence else None
+    if following is not None:
+        terms["next"] = following
     return terms
 
 

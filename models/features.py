@@ -119,6 +119,7 @@ _declare("moment", "open")
 _declare("learned", "similar", "similar_last", "users", "per_user")
 _declare("taste", "meaning", "meaning_last", family="meaning")
 _declare("followed", "beside", "beside_last", "after", "after_last", family="neighbours")
+_declare("sequence", "next", family="next")
 _declare("learned", "first", "first_rank", "first_chance", family="first")
 _declare("dismissed", "dismissed")
 _declare(
@@ -491,7 +492,13 @@ def _learned(scene: Scene, values: Values) -> None:
 
 def _firsts(scene: Scene, values: Values) -> None:
     """Give what speaks for a first choice, and how likely it is; places are among the candidates that would be new."""
-    for name, term in (("similar", "alike"), ("beside", "beside"), ("after", "after"), ("meaning", "meaning")):
+    for name, term in (
+        ("similar", "alike"),
+        ("beside", "beside"),
+        ("after", "after"),
+        ("meaning", "meaning"),
+        ("next", "next"),
+    ):
         if term in scene.terms:
             values[name] = scene.terms[term]
     first, new = scene.first, scene.first > 0

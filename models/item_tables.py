@@ -22,6 +22,8 @@ from models.catalogue import Catalogue, normal_categories
 if TYPE_CHECKING:
     from scipy import sparse
 
+    from models.sequence import SequenceModel
+
 HOURS = 48  # of a working day, then of a day of the weekend
 HOUR_MS = 3_600_000
 SMOOTHING_HOURS = ((-2, 0.15), (-1, 0.5), (0, 1.0), (1, 0.5), (2, 0.15))
@@ -36,6 +38,7 @@ LATELY_MS = 45 * 24 * HOUR_MS  # after which somebody's first choice of an item 
 TERMS = {
     "users": 0.6, "lately": 0.2, "per_user": -0.4, "hour": 0.3, "category_hour": 0.5, "near": 0.7, "around": 0.2,
     "beside": 0.3, "after": 0.2, "alike": 0.3, "meaning": 3.0, "kind": 0.3, "kind_after": 0.2, "popular": 0.1,
+    "next": 0.3,
 }  # fmt: skip
 TABLES = (
     "category_hours", "category_count", "item_hours", "item_count", "item_users", "item_lately", "follows", "factors",
@@ -79,6 +82,7 @@ class ItemTables:
     after: NDArray[np.int32] = field(default_factory=lambda: np.zeros((1, 0), np.int32))
     after_weight: NDArray[np.float16] = field(default_factory=lambda: np.zeros((1, 0), np.float16))
     first: NDArray[np.float32] = field(default_factory=lambda: np.array(list(TERMS.values()), np.float32))  # weights
+    sequence: "SequenceModel | None" = None  # what comes next, by a transformer
     _placements: WeakKeyDictionary[Catalogue, Placement] = field(default_factory=WeakKeyDictionary, repr=False)
 
     def placed(self, catalogue: Catalogue) -> Placement:
@@ -165,6 +169,8 @@ class ItemTables:
         save_file({name: getattr(self, name) for name in TABLES}, folder / "item_tables.safetensors")
         names = {"items": list(self.item_row), "categories": list(self.category_row)}
         (folder / "item_tables.json").write_bytes(msgspec.json.encode(names))
+        if self.sequence is not None:
+            self.sequence.save(folder)
 
     @classmethod
     def load(cls, folder: Path) -> "ItemTables":
@@ -174,10 +180,14 @@ class ItemTables:
             OSError, ValueError: a file is missing or is not what it should be.
 
         """
+        from models.sequence import NAMES, SequenceModel
+
         names = msgspec.json.decode((folder / "item_tables.json").read_bytes(), type=dict[str, list[str]])
         tables = load_file(folder / "item_tables.safetensors")
         rows = {kind: {name: row for row, name in enumerate(names[kind], 1)} for kind in ("items", "categories")}
         loaded = cls(rows["items"], rows["categories"], **{name: tables[name] for name in TABLES})
+        if (folder / NAMES).exists():
+            loaded = replace(loaded, sequence=SequenceModel.load(folder))
         if (
             len(loaded.item_count) != len(names["items"]) + 1
             or len(loaded.category_count) != len(names["categories"]) + 1
@@ -202,10 +212,10 @@ def hour_of_week(catalogue: Catalogue, rows: Rows, time: int) -> Rows:
 
 def hours_of_zones(catalogue: Catalogue, time: int) -> Rows:
     """Return the hour in ``HOURS`` of a moment (milliseconds) by number of the time zone."""
-    return np.array([_hour(time, zone) for zone in catalogue.time_zones], np.int64)
+    return np.array([hour_in_week(time, zone) for zone in catalogue.time_zones], np.int64)
 
 
-def _hour(time: int, zone: object) -> int:
+def hour_in_week(time: int, zone: object) -> int:
     local = datetime.fromtimestamp(time / 1000, zone or UTC)  # type: ignore[arg-type]
     return local.hour + 24 * (local.weekday() >= 5)
 
@@ -294,7 +304,7 @@ def _hours_of(catalogue: Catalogue, choices: list[Choice]) -> Rows:
             days, rest = divmod(choice.time, 24 * HOUR_MS)
             hours[number] = rest // HOUR_MS + 24 * ((days + 3) % 7 >= 5)  # 1970 began on a Thursday
         else:
-            hours[number] = _hour(choice.time, zone)
+            hours[number] = hour_in_week(choice.time, zone)
     return hours
 
 

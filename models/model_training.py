@@ -39,6 +39,7 @@ from models.fine_tuning.result import MANIFEST, MODEL, FineTuned, load_fine_tune
 from models.fine_tuning.settings import Settings
 from models.fine_tuning.training import fine_tune
 from models.ranker_training import Progress, train_ranker
+from models.sequence_training import SequenceSettings
 from models.training_data import training_data
 from schemas.domains import DomainPack
 from schemas.errors import BadInputError
@@ -59,6 +60,7 @@ class RankerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     learning_rate: float = 0.08
     dimensions: int = 64
     without: tuple[str, ...] = ()
+    sequence: SequenceSettings | None = None
 
 
 class TrainingSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -7,6 +7,7 @@ knows only the order of each user's choices, or is measured by leaving out each 
 some users are left out instead. The tables that the ranker is served with are built from everything.
 """
 
+import dataclasses
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from models.features import FAMILY, NAMES, candidate_features
 from models.item_tables import TERMS, Choice, ItemTables, build_tables
 from models.ranker import Groups, Ranker, fit_trees
 from models.ranking import Weights, question, ranking_scene
+from models.sequence_training import SequenceSettings, train_sequence
 from schemas.domains import DomainPack
 from schemas.errors import BadInputError
 from schemas.records import JoinedRequest
@@ -55,6 +57,7 @@ def train_ranker(
     dimensions: int,
     seed: int,
     catalogue: Catalogue | None = None,
+    sequence: SequenceSettings | None = None,
     without: Collection[str] = (),
     progress: Callable[[Progress], None] = lambda _: None,
 ) -> Ranker:
@@ -70,6 +73,7 @@ def train_ranker(
         dimensions: of the item factors.
         seed: of all chance.
         catalogue: the dataset's items with their embeddings; None: their texts are not looked at.
+        sequence: how the transformer over the latest choices is trained; None: without one.
         without: families of features that the trees do not get to see, to learn what each is worth.
         progress: is told about the slow part.
 
@@ -81,7 +85,15 @@ def train_ranker(
         raise BadInputError(f"no family of features {sorted(unknown)}; there are {sorted(set(FAMILY.values()))}")
     train = [event for event in data.interactions if event.split == "train"]
     catalogue = bare_catalogue(data, pack) if catalogue is None else catalogue
-    questions = training_questions(data, train, catalogue, pack, requests, dimensions, seed, progress)
+
+    def learned(known: Iterable[Interaction]) -> ItemTables:
+        tables = build_tables(catalogue, choices(events := list(known)), dimensions=dimensions, seed=seed)
+        if sequence is None or "next" in without:
+            return tables
+        model = train_sequence(catalogue, choices(events), sequence, repeats=pack.repeats, seed=seed)
+        return dataclasses.replace(tables, sequence=model)
+
+    questions = training_questions(data, train, pack, requests, learned, seed, progress)
     first = first_choice_weights(questions, catalogue, pack, seed)
     made = list(training_groups(questions, first, catalogue, pack, seed, progress))
     if not made:
@@ -93,13 +105,14 @@ def train_ranker(
     )
     groups.features[:, [FAMILY[name] in without for name in NAMES]] = 0.0
     trees = fit_trees(groups, rounds=rounds, leaves=leaves, learning_rate=learning_rate, seed=seed)
-    return Ranker(trees, build_tables(catalogue, choices(train), dimensions=dimensions, seed=seed).with_first(first))
+    return Ranker(trees, learned(train).with_first(first))
 
 
 def choices(events: Iterable[Interaction]) -> Iterator[Choice]:
     """Yield interactions as what tables are built from."""
     for event in events:
-        yield Choice(event.user_id, event.item_id, event.event_time, event.session_id)
+        if event.kind not in {"impression", "dismissal"}:
+            yield Choice(event.user_id, event.item_id, event.event_time, event.session_id)
 
 
 class Question(NamedTuple):
@@ -113,10 +126,9 @@ class Question(NamedTuple):
 def training_questions(
     data: Dataset,
     train: Sequence[Interaction],
-    catalogue: Catalogue,
     pack: DomainPack,
     requests: int,
-    dimensions: int,
+    learned: Callable[[Iterable[Interaction]], ItemTables],
     seed: int,
     progress: Callable[[Progress], None],
 ) -> list[Question]:
@@ -128,8 +140,7 @@ def training_questions(
     questions: list[Question] = []
     for each in slices:
         if each.past != past:
-            known = (event for event in each.events if event.split == "train")
-            tables, past = build_tables(catalogue, choices(known), dimensions=dimensions, seed=seed), each.past
+            tables, past = learned(event for event in each.events if event.split == "train"), each.past
         sample = Dataset(data.items, each.events, each.requests, data.meta)
         for request, joined in joined_requests(sample, pack, each.mode, "valid"):
             questions.append(Question(joined, request.relevant, tables))

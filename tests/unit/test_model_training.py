@@ -13,6 +13,7 @@ from models.base_model import load_base, save_base
 from models.dataset import Dataset, DatasetError, read_dataset
 from models.fine_tuning.settings import Settings
 from models.model_training import RankerSettings, TrainingSettings, read_settings, train_model
+from models.sequence_training import SequenceSettings
 from ops.report.page import write_report
 from ops.simulator.dataset import write_city
 from ops.simulator.world import build_world
@@ -48,7 +49,9 @@ def settings(base):
         fine_tuning=Settings(
             batch_size=8, negatives=2, most_steps=12, evaluate_every=4, max_tokens=40, learning_rate=3e-3
         ),
-        ranker=RankerSettings(requests=60, rounds=5, leaves=4, dimensions=4),
+        ranker=RankerSettings(
+            requests=60, rounds=5, leaves=4, dimensions=4, sequence=SequenceSettings(dimensions=8, layers=1, epochs=1)
+        ),
     )
 
 

@@ -17,6 +17,7 @@ from models.ranker import Ranker, RankerError
 from models.ranker_training import train_ranker
 from models.ranking import PARTS, Weights, question, rank, ranking_scene
 from models.recommender import Recommender
+from models.sequence_training import SequenceSettings
 from schemas.codec import decode, encode
 from schemas.domains import pack_for
 from schemas.errors import BadInputError
@@ -277,6 +278,27 @@ def test_chances_of_first_choices_add_up_and_are_of_what_the_user_has_not_chosen
         assert scene.first.sum() == pytest.approx(1.0)  # the catalogue is so small that all of it are candidates
         chosen = {entry.items[number] for number in entry.history.item}
         assert {catalogue.item_ids[row] for row in scene.rows[scene.first == 0]} == chosen
+
+
+def test_what_comes_next_is_a_source_and_a_part_of_the_score_and_is_kept_with_the_ranker(tmp_path):
+    data, pack = shop(), pack_for("shop")
+    settings = SequenceSettings(dimensions=16, layers=1, epochs=4)
+    options = {"requests": 100, "rounds": 10, "leaves": 8, "learning_rate": 0.2, "dimensions": 8, "seed": 0}
+    others = sorted(set(FAMILY.values()) - {"next"})
+    ranker = train_ranker(data, pack, sequence=settings, without=others, **options)
+    ranker.save(tmp_path)
+    loaded, catalogue = Ranker.load(tmp_path), bare_catalogue(data, pack)
+    hits = []
+    for request, entry in list(joined_requests(data, pack, "static", "valid"))[:30]:
+        entry = replace(entry, request=replace(entry.request, k=5, explain=True))  # noqa: PLW2901
+        items = rank(catalogue, pack, entry, None, Weights(), ranker=loaded)
+        assert items == rank(catalogue, pack, entry, None, Weights(), ranker=ranker)
+        assert sum(items[0].reasons.values()) == pytest.approx(items[0].score, abs=1e-5)
+        assert items[0].reasons["sequence"]
+        hits.append(items[0].item_id in request.relevant)
+    assert np.mean(hits) > 0.5
+    without = train_ranker(data, pack, sequence=settings, without=["next"], **options)
+    assert without.tables.sequence is None
 
 
 def test_an_item_that_changes_is_found_anew(data, ranker, joined):
