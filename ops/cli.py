@@ -4,6 +4,7 @@ import sys
 
 import typer
 
+from ops.backfill_command import backfill
 from ops.bench.campaign_command import campaign, catalogue, dead_letters, race, replays
 from ops.bench.learning_command import learning
 from ops.bench.statistics_command import canary, off_policy
@@ -45,6 +46,7 @@ app.command("import", help=IMPORT_HELP)(import_dataset)
 app.command()(up)
 app.command()(request)
 app.command()(replay)
+app.command()(backfill)
 app.command()(simulate)
 app.command()(evaluate)
 app.command()(train)

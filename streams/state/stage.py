@@ -24,7 +24,17 @@ from models.user_state import (
 from schemas.codec import DecodeError, decode, decode_key, encode
 from schemas.domains import pack_for
 from schemas.errors import BadInputError
-from schemas.records import Context, Erasure, Feedback, Item, Recommendation, Request, Source, TrainingExample
+from schemas.records import (
+    Context,
+    Erasure,
+    Feedback,
+    Item,
+    JoinedRequest,
+    Recommendation,
+    Request,
+    Source,
+    TrainingExample,
+)
 from schemas.topics import (
     RECOMMENDATIONS,
     REQUESTS_JOINED,
@@ -283,13 +293,26 @@ class StateStage:
                 received_at=received_at,
                 joined_at=int(clock.time() * 1000),
             )
-            erasures = self._due[record.partition].erasures
-            served = Served(record.time, record.key or b"", msgspec.Raw(encode(joined)), erasures)
-            self.served.put(_served_key(source), record.partition, served)
-            self._open_window(source, record.time, record.key or b"")
+            served = self._serve(source, record, encode(joined))
         self._due[record.partition].joined = record.offset
         self._advance(record)
         return Outbound(REQUESTS_JOINED, record.partition, record.time, record.key or b"", bytes(served.joined))
+
+    def on_joined(self, record: Inbound, *, before: int) -> None:
+        """Take a request of an offset less than ``before`` as joined that has been, with the state it saw then."""
+        source = decode(JoinedRequest, record.value).source
+        due = self._due[record.partition]
+        if due.joined < source.offset < before:  # after a crash, one may have been joined again
+            self._serve(source, record, record.value or b"")
+            due.joined = source.offset
+            self._advance(record)
+
+    def _serve(self, source: Source, record: Inbound, joined: bytes) -> Served:
+        key = record.key or b""
+        served = Served(record.time, key, msgspec.Raw(joined), self._due[record.partition].erasures)
+        self.served.put(_served_key(source), record.partition, served)
+        self._open_window(source, record.time, key)
+        return served
 
     def _user(self, record: Inbound) -> UserState:
         known = self.users.get(record.key or b"") is not None
