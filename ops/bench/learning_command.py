@@ -14,7 +14,7 @@ from ops.errors import explained
 def learning(
     folder: Annotated[Path, typer.Argument(help="Where results are kept; what is there already is not run again.")],
     *,
-    seeds: Annotated[int, typer.Option(min=1, max=100, help="Cities, each with people of its own.")] = 5,
+    seeds: Annotated[int, typer.Option(min=2, max=100, help="Cities, each with people of its own.")] = 5,
     days: Annotated[int, typer.Option(min=2, max=100, help="Each ends with a training, but for the first ones.")] = 10,
     first_training: Annotated[int, typer.Option(min=1, help="Days until then: the gate needs lists to tell.")] = 2,
     shift_after: Annotated[int, typer.Option(min=0, help="Days until tastes and places change; 0: never.")] = 6,
@@ -55,7 +55,7 @@ def learning(
             kept, lived[seed] = msgspec.json.decode(path.read_bytes(), type=tuple[Plan, dict[str, list[Day]]])
             if kept != plan:
                 raise BadInputError(f"{path} was made with other options ({kept}): take another folder")
-        found = figures(lived, shift)
+        found = figures(lived, first_training, shift)
         (folder / "figures.json").write_text(json.dumps({"machine": machine(), **found}, indent=1), encoding="utf-8")
         picture(lived, shift, folder / "learning.svg")
     if as_json:

@@ -18,18 +18,16 @@ Lives = Mapping[int, Mapping[str, Sequence[Day]]]  # seed -> arm -> days
 
 
 def interval(values: Array) -> tuple[float, float]:
-    """Return the mean over seeds and half the width of its 95% interval (Student's t)."""
-    if len(values) < 2:
-        return float(values.mean()), float("nan")
+    """Return the mean over at least two seeds and half the width of its 95% interval (Student's t)."""
     half = students_t.ppf((1 + CONFIDENCE) / 2, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
     return float(values.mean()), float(half)
 
 
-def figures(lives: Lives, shift_after: int | None) -> dict[str, object]:
+def figures(lives: Lives, first_training: int, shift_after: int | None) -> dict[str, object]:
     """Return everything that is claimed, as JSON takes it."""
     clicks = {arm: _column(lives, arm, "clicks") for arm in ("frozen", "learning")}
     gain = clicks["learning"] - clicks["frozen"]
-    before = slice(1, shift_after)  # on the first day both are the same model
+    before = slice(first_training, shift_after)  # until then both are the same model
     found: dict[str, object] = {
         "seeds": sorted(lives),
         "lists_per_day": float(_column(lives, "frozen", "requests").mean()),

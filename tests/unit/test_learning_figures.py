@@ -30,7 +30,7 @@ def test_an_interval_is_students():
 
 
 def test_the_gain_counts_from_the_first_training_to_the_shift():
-    found = figures(LIVES, shift_after=3)
+    found = figures(LIVES, first_training=1, shift_after=3)
     assert found["gain_of_each_seed"] == pytest.approx([0.155, 0.16, 0.165])
     assert found["gain_mean"][0] == pytest.approx(0.16)
     assert found["gain_after_last_training"] == (pytest.approx(0.2), pytest.approx(0))
@@ -38,7 +38,7 @@ def test_the_gain_counts_from_the_first_training_to_the_shift():
 
 
 def test_recovery_is_counted_in_examples_since_the_shift():
-    shift = figures(LIVES, shift_after=3)["shift"]
+    shift = figures(LIVES, first_training=1, shift_after=3)["shift"]
     assert shift["learning"]["regained_by_day"] == pytest.approx([0, 0.5, 1.0])
     assert shift["learning"]["examples_until_recovered"] == 200
     assert shift["learning"]["lists_until_recovered"] == 100
@@ -47,7 +47,7 @@ def test_recovery_is_counted_in_examples_since_the_shift():
 
 
 def test_without_a_shift_nothing_is_said_of_one():
-    assert "shift" not in figures(LIVES, shift_after=None)
+    assert "shift" not in figures(LIVES, first_training=1, shift_after=None)
 
 
 def test_the_same_days_give_the_same_picture(tmp_path):
