@@ -27,7 +27,16 @@ from ops.simulator.world import build_world
 from ops.stages import Stage, variables
 from schemas.access import ROLES
 from schemas.codec import decode, encode
-from schemas.records import Context, DeadLetter, Feedback, Recommendation, Request, TrainingExample
+from schemas.records import (
+    Context,
+    DeadLetter,
+    Feedback,
+    JoinedRequest,
+    Recommendation,
+    RecommendedItem,
+    Request,
+    TrainingExample,
+)
 from schemas.topics import (
     CATALOG_ITEMS,
     DEADLETTERS,
@@ -42,7 +51,7 @@ from streams.acls import AccessError, acls_of, apply_acls, require_access
 from streams.kafka import client_options, full_name
 from streams.privacy import KEY_FILE, load_pseudonyms
 from streams.refusals import denied, unreachable
-from streams.settings import Settings
+from streams.settings import PrivacySettings, Settings
 from streams.state.app import StateApp
 from streams.state.changelogs import CHANGELOGS
 from streams.topic_admin import apply_topics
@@ -109,16 +118,18 @@ async def _use(secured: Secured, user: str) -> None:
     await _post(secured, "app", [(USERS_FEEDBACK, key, encode(visit))])
 
 
-async def _post(secured: Secured, role: str, records) -> None:
-    kafka = secured.settings(role, PREFIX)
+async def _post(secured: Secured, role: str, records, prefix: str = PREFIX) -> None:
+    kafka = secured.settings(role, prefix)
     async with AIOKafkaProducer(**client_options(kafka)) as producer:
         for topic, key, value in records:
             await producer.send_and_wait(full_name(kafka, topic), value, key)
 
 
-async def _until(secured: Secured, topic, count: int, role: str = "ops") -> list[tuple[bytes, bytes | None]]:
+async def _until(
+    secured: Secured, topic, count: int, role: str = "ops", prefix: str = PREFIX
+) -> list[tuple[bytes, bytes | None]]:
     """Return the records of a topic as soon as there are so many."""
-    kafka, found = secured.settings(role, PREFIX), []
+    kafka, found = secured.settings(role, prefix), []
     partitions = [
         TopicPartition(full_name(kafka, topic), number) for number in range(topic.partitions(kafka.partitions))
     ]
@@ -243,22 +254,59 @@ async def test_roles_touch_nothing_of_an_installation_with_another_prefix(secure
 
 
 async def test_a_run_leaves_no_user_id_text_or_secret_in_logs_dead_letters_and_training_examples(secured, loop):
-    kept = {file.name: file.read_bytes() for file in loop.glob("*.log")}
-    assert kept.keys() == {"state.log", "inference.log"}
     letters = await _until(secured, DEADLETTERS, 4)
     examples = await _until(secured, RETRAINING, 2)
-    for topic, records in (("deadletters", letters), ("retraining", examples)):
-        kept[topic] = b"\n".join(part for record in records for part in record if part)
     secrets = [password_of(user) for user in USERS] + [(loop / KEY_FILE).read_text().strip()]
-    for where, what in kept.items():
-        for hidden in (ANN, BOB, PHONE, EMAIL, ID_NUMBER, SPOKEN, *secrets):
-            assert hidden.encode() not in what, (hidden, where)
+    kept = _kept(loop, letters, examples)
+    assert kept.keys() == {"state.log", "inference.log", "deadletters", "retraining"}
+    assert _found(kept, [ANN, BOB, PHONE, EMAIL, ID_NUMBER, SPOKEN, *secrets]) == set()
     assert stat.S_IMODE((loop / KEY_FILE).stat().st_mode) == 0o600
     pseudonyms = load_pseudonyms(Settings(data_dir=loop))
     assert {key for key, _ in examples} == {pseudonyms.of(ANN.encode()), pseudonyms.of(BOB.encode())}
     assert {key for key, _ in letters} == {pseudonyms.of(ANN.encode())}
     assert {decode(DeadLetter, value).payload for _, value in letters} == {"withheld"}
     assert "川菜 电话[phone] [email] 身份证[id number]" in kept["retraining"].decode(errors="replace")
+
+
+def _kept(folder, letters, examples) -> dict[str, bytes]:
+    """Return all that is kept of a run, by where it is."""
+    kept = {file.name: file.read_bytes() for file in folder.glob("*.log")}
+    for topic, records in (("deadletters", letters), ("retraining", examples)):
+        kept[topic] = b"\n".join(part for record in records for part in record if part)
+    return kept
+
+
+def _found(kept: dict[str, bytes], hidden: list[str]) -> set[tuple[str, str]]:
+    return {(word, where) for where, what in kept.items() for word in hidden if word.encode() in what}
+
+
+async def test_the_same_search_finds_all_that_a_stage_keeps_which_is_told_to(secured, tmp_path):
+    raw, key = "raw.", ANN.encode()
+    kafka = secured.settings("admin", raw)
+    await apply_topics(kafka, extra=CHANGELOGS)
+    settings = Settings(kafka=kafka, data_dir=tmp_path, privacy=PrivacySettings(keep_raw=True))
+    stage = Stage("state", settings, tmp_path / "state.log")
+    await stage.start(timeout=300)
+    try:
+        asked = Request(request_id=f"{ANN}-1", domain="restaurant", text=TEXT)
+        records = [encode(asked), encode(Request(request_id="r", domain=SPOKEN))]
+        await _post(secured, "admin", [(USERS_REQUESTS, key, value) for value in records], raw)
+        [(_, value)] = await _until(secured, REQUESTS_JOINED, 1, "admin", raw)
+        shown = RecommendedItem(item_id="i", score=1.0, propensity=1.0)
+        source = decode(JoinedRequest, value).source
+        answer = Recommendation(
+            request_id=asked.request_id, domain="restaurant", model="m@1", items=[shown], source=source
+        )
+        visit = Feedback(item_id="i", domain="restaurant", kind="visit", request_id=asked.request_id)
+        joined = (RECOMMENDATIONS, key, encode(answer)), (USERS_FEEDBACK, key, encode(visit))
+        await _post(secured, "admin", joined, raw)
+        letters = await _until(secured, DEADLETTERS, 1, "admin", raw)
+        examples = await _until(secured, RETRAINING, 1, "admin", raw)
+    finally:
+        await stage.stop()
+    found = _found(_kept(tmp_path, letters, examples), [ANN, PHONE, EMAIL, ID_NUMBER, SPOKEN])
+    assert found >= {(word, "retraining") for word in (ANN, PHONE, EMAIL, ID_NUMBER)}
+    assert found >= {(ANN, "deadletters"), (SPOKEN, "deadletters"), (SPOKEN, "state.log")}
 
 
 async def test_an_example_lies_in_the_partition_of_its_user(secured, loop):
