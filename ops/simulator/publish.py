@@ -121,7 +121,7 @@ class Outbox:
                 record.value,
                 key=record.key,
                 timestamp_ms=record.time_ms,
-                headers=record.headers,
+                headers=list(record.headers),  # a record that was read has a tuple, which the producer refuses
             )
         )
 
