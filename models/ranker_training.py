@@ -34,7 +34,6 @@ CUTS = (0.45, 0.6, 0.75, 0.9)  # of the training interactions
 STALE_SHARE = 0.5  # of the requests, once more with a state that stopped at the cut
 MOST_LEFT_OUT = 0.5  # of the users' last choices, so that the tables still know most of what there is
 MIDDLE_SHARE = 0.15  # of the choices that do not end a session, beside all those that do
-HARD, EASY_SHARE = 40, 0.2  # how many of the likeliest first choices are learned from, and which share of the others
 OTHERS = 300  # that an answer is compared with to weigh what speaks for first choices
 K = 10
 
@@ -95,7 +94,7 @@ def train_ranker(
 
     questions = training_questions(data, train, pack, requests, learned, seed, progress)
     first = first_choice_weights(questions, catalogue, pack, seed)
-    made = list(training_groups(questions, first, catalogue, pack, seed, progress))
+    made = list(training_groups(questions, first, catalogue, pack, progress))
     if not made:
         raise BadInputError("too few interactions to learn from: no choice could be made a training request")
     groups = Groups(
@@ -197,11 +196,9 @@ def training_groups(
     first: NDArray[np.float32],
     catalogue: Catalogue,
     pack: DomainPack,
-    seed: int,
     progress: Callable[[Progress], None],
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield features [candidates, len(NAMES)] and relevance [candidates] of questions whose answer is a candidate."""
-    rng = np.random.default_rng(seed)
     past, tables = None, ItemTables()
     for number, each in enumerate(questions):
         if each.tables is not past:
@@ -210,10 +207,7 @@ def training_groups(
         relevant = np.isin(scene.rows, catalogue.rows(each.relevant))
         progress(Progress(number + 1, len(questions)))
         if relevant.any():
-            features = candidate_features(scene)
-            hard = features[:, NAMES.index("first_rank")] < HARD
-            kept = relevant | (scene.first == 0) | hard | (rng.random(len(relevant)) < EASY_SHARE)
-            yield features[kept], relevant[kept]
+            yield candidate_features(scene), relevant
 
 
 @dataclass(frozen=True)
