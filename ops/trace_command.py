@@ -79,7 +79,7 @@ def trace(
     picture = drawn(request_id, found)
     Console().print(picture)
     if svg is not None:
-        console = Console(record=True, width=120, file=io.StringIO())
+        console = Console(record=True, width=150, file=io.StringIO())
         console.print(picture)
         console.save_svg(str(svg), title="", theme=MONOKAI, code_format=PICTURE, unique_id="trace")
 
