@@ -98,7 +98,8 @@ class Network(nn.Module):
 
     def item_vectors(self, items: torch.Tensor, bare: torch.Tensor | None = None) -> torch.Tensor:
         """Return unit vectors [n, dim] of items [n]; the residual is left out where ``bare`` [n] says so."""
-        residual = self.residual[items]
+        # Not by [items]: several threads would add up its gradients in the order in which they happen to run.
+        residual = functional.embedding(items, self.residual)
         if bare is not None:
             residual = residual.masked_fill(bare[:, None], 0.0)
         texts = self.get_buffer("texts")[items]
@@ -387,8 +388,8 @@ def _loss(
     place[used] = torch.arange(len(used))
     bare = torch.from_numpy(generator.random(len(used)) < BARE) if network.settings.text else None
     vectors = network.item_vectors(used, bare)
-    user = network.sequence(vectors[place[padded.items]], *padded.steps)[wanted]
-    cosines = functional.normalize(user, dim=1) @ vectors[place[candidates]].T
+    user = network.sequence(functional.embedding(place[padded.items], vectors), *padded.steps)[wanted]
+    cosines = functional.normalize(user, dim=1) @ functional.embedding(place[candidates], vectors).T
     among = torch.zeros(total, dtype=torch.int64)
     among[candidates] = torch.arange(len(candidates))
     return sampled_softmax(

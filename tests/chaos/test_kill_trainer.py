@@ -86,7 +86,10 @@ async def test_a_run_is_finished_after_a_kill_with_the_result_it_would_have_had(
     async with held_in(phase, settings):
         pass
 
-    (run, reached), ends = await progress(settings)
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while (begun := (await progress(settings))[0]) is None:  # what was committed shows when its marker is written
+            await asyncio.sleep(0.1)
+    (run, reached), (_, ends) = begun, await progress(settings)
     assert (reached, ends) == (phase, {0: 0, 1: 0})
     store = ModelStore(settings.model_store)
     assert len(store.versions()) == (2 if phase == "announcing" else 1), "half a model can be seen"
