@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 from typing import Annotated
 
+import msgspec
 import numpy as np
 import typer
 
@@ -29,6 +30,7 @@ from models.metrics import summarise
 from models.recommender import Recommender, request_text
 from ops.errors import explained
 from ops.simulator.city import DOMAIN
+from ops.simulator.dataset import neutral_item
 from ops.simulator.events import events
 from ops.simulator.world import build_world, moment_of
 from schemas.domains import DomainPack, pack_for
@@ -105,15 +107,7 @@ def city_dataset() -> Dataset:
     world = build_world()
     city = world.city
     items = [
-        dataset.Item(
-            item_id=item_id,
-            name=item.name,
-            categories=tuple(item.categories),
-            text=item.text,
-            location=item.location,
-            price=item.price,
-            attributes=dict(item.attributes),
-        )
+        msgspec.structs.replace(neutral_item(item_id, item), hours=None)  # what is right does not look at them
         for item_id, item in city.items.items()
     ]
     requests: list[dataset.Request] = []

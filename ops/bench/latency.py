@@ -25,7 +25,7 @@ PHASES = ("posted-received", "received-joined", "joined-consumed", "consumed-enc
 WARM_UP_SECONDS = 30.0  # not counted: Java compiles a broker's hot code in its first minute
 LAST_ANSWERS_SECONDS = 60.0
 OVERLOAD_SECONDS = 20.0
-PLANNING_SECONDS = 5.0
+PLANNING_SECONDS = 5.0  # for the requests to be made, before the first is due
 LINGER_MS = 5  # of whoever posts, as is the default of Kafka 4; ends before the acknowledgement, from which we count
 Say = Callable[[str], None]
 

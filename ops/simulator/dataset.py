@@ -62,7 +62,7 @@ def write_city(
         progress(int((entry.event_time - start_ms) // DAY_MS), days)
     return write_dataset(
         directory,
-        (_item(item_id, item) for item_id, item in world.city.items.items()),
+        (neutral_item(item_id, item) for item_id, item in world.city.items.items()),
         _by_time(interactions),
         requests,
         Meta(
@@ -145,7 +145,8 @@ def _fields(context: Context) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if name != "v"}
 
 
-def _item(item_id: str, item: Item) -> dataset.Item:
+def neutral_item(item_id: str, item: Item) -> dataset.Item:
+    """Return a record of ``catalog.items`` as a dataset has it."""
     return dataset.Item(
         item_id=item_id,
         name=item.name,
