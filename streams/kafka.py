@@ -1,6 +1,7 @@
 """What every Kafka client of Tablecast shares: connection options, topic names, the wait for an answer."""
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,8 +19,9 @@ from streams.settings import KafkaSettings
 
 _partitioner = DefaultPartitioner()
 COORDINATOR_ATTEMPTS = 100  # 30 seconds
-REST_PER_WORK = 3.0  # reading and what follows take a quarter of a core, until there is more to do than that
-LONGEST_REST_SECONDS = 0.01
+
+REST_PER_WORK = 6.0  # reading and what follows take a seventh of a core, until there is more to do than that
+LONGEST_REST_SECONDS = 0.02
 
 
 def client_options(kafka: KafkaSettings) -> dict[str, Any]:
@@ -49,11 +51,20 @@ class Pace:
     def __init__(self) -> None:
         self._rested = time.thread_time()
 
-    async def rest_after(self, batches: Mapping[TopicPartition, Sequence[ConsumerRecord]], limit: int) -> None:
-        """Rest, unless the read brought nothing, or all it could."""
+    async def rest_after(
+        self,
+        batches: Mapping[TopicPartition, Sequence[ConsumerRecord]],
+        limit: int,
+        hurry: asyncio.Event | None = None,
+    ) -> None:
+        """Rest, unless the read brought nothing, or all it could, and no longer than until ``hurry`` is set."""
         if 0 < sum(map(len, batches.values())) < limit:
-            worked = time.thread_time() - self._rested
-            await asyncio.sleep(min(REST_PER_WORK * worked, LONGEST_REST_SECONDS))
+            seconds = min(REST_PER_WORK * (time.thread_time() - self._rested), LONGEST_REST_SECONDS)
+            if hurry is None:
+                await asyncio.sleep(seconds)
+            else:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(hurry.wait(), seconds)
         self._rested = time.thread_time()
 
 

@@ -225,8 +225,7 @@ class StateApp:
                     read = batches.get(partition)
                     position = await self._reader.position(partition)
                     self.barrier.read(partition, read[-1].offset if read else None, position)
-            if not self.barrier.awaited:  # else a request waits for what this loop has not read yet
-                await pace.rest_after(batches, MAX_READ)
+            await pace.rest_after(batches, MAX_READ, self.barrier.awaited)
 
     def _applying(self, topic: Topic, handler: Handler) -> Callable[[ConsumerRecord], None]:
         if self._traces is not None:
@@ -269,11 +268,11 @@ class StateApp:
             self._feedback.add(read)
 
     async def _join_requests(self) -> None:
-        """Join requests, in order, with everything their users and everybody did before they were posted."""
+        """Join requests, in order, with everything their users did before they were posted."""
         while True:
             batch = await self._requests.take()
             generation = self._generation
-            await self._catch_up(USERS_CONTEXT, USERS_FEEDBACK)
+            await self._catch_up({event.partition for event, *_ in batch}, USERS_CONTEXT, USERS_FEEDBACK)
             for _, _, request, _, hop in batch:
                 if hop is not None and request is not None:
                     hop.reached("grace")
@@ -300,22 +299,25 @@ class StateApp:
         while True:
             batch = await self._feedback.take()
             generation = self._generation
-            await self._catch_up(RECOMMENDATIONS)
+            await self._catch_up({event.partition for event in batch}, RECOMMENDATIONS)
             if generation == self._generation:
                 for event in batch:
                     self._apply_feedback(event)
                 self._feedback_waiting -= len(batch)
 
-    async def _catch_up(self, *topics: Topic) -> None:
-        """Wait until all that these topics hold now has been applied, at most for the grace."""
-        ends = await self._end_offsets(*topics)
+    async def _catch_up(self, numbers: Collection[int], *topics: Topic) -> None:
+        """Wait until all that these partitions of some topics hold now has been applied, at most for the grace.
+
+        All records of a user are in partitions of one number, so that nobody waits for what others do.
+        """
+        ends = await self._end_offsets(numbers, *topics)
         if not await self.barrier.wait(ends, self.settings.state.grace_ms / 1000):
             log.warning("went on before all earlier records were applied", topics=[topic.name for topic in topics])
 
-    async def _end_offsets(self, *topics: Topic) -> dict[TopicPartition, int]:
-        """Return where these topics end now, in the partitions of this process."""
+    async def _end_offsets(self, numbers: Collection[int], *topics: Topic) -> dict[TopicPartition, int]:
+        """Return where these partitions of some topics end now, those of this process."""
         names = {full_name(self.kafka, topic) for topic in topics}
-        owned = [partition for partition in self._start if partition.topic in names]
+        owned = [asked for asked in self._start if asked.topic in names and asked.partition in numbers]
         ends: dict[TopicPartition, int] = await self._probe.end_offsets(owned) if owned else {}
         return ends
 
@@ -325,7 +327,8 @@ class StateApp:
         while True:
             await asyncio.sleep(EXPIRY_SECONDS)
             generation, watermarks = self._generation, self.stage.watermarks()
-            ends = await self._end_offsets(USERS_CONTEXT, USERS_FEEDBACK, RECOMMENDATIONS)
+            numbers = range(self.kafka.partitions)
+            ends = await self._end_offsets(numbers, USERS_CONTEXT, USERS_FEEDBACK, RECOMMENDATIONS)
             if await self.barrier.wait(ends, EXPIRY_PATIENCE_SECONDS) and generation == self._generation:
                 expire(watermarks)
 

@@ -25,7 +25,8 @@ class Barrier:
         self._applied: dict[TopicPartition, int] = {}
         self._read: dict[TopicPartition, tuple[int, int]] = {}  # past the last record read, next offset to fetch
         self._progress = asyncio.Event()
-        self.awaited = 0  # how many wait
+        self._waiting = 0
+        self.awaited = asyncio.Event()  # set while anybody waits for what has not been applied
 
     def applied(self, partition: TopicPartition, offset: int) -> None:
         """Note that a record has been applied (or dead-lettered)."""
@@ -52,7 +53,10 @@ class Barrier:
 
     async def wait(self, ends: Mapping[TopicPartition, int], grace: float) -> bool:
         """Wait until everything below ``ends`` has been applied, at most ``grace`` seconds; tell whether it has."""
-        self.awaited += 1
+        if not self._behind(ends):
+            return True
+        self._waiting += 1
+        self.awaited.set()
         try:
             async with asyncio.timeout(grace):
                 while self._behind(ends):
@@ -63,7 +67,9 @@ class Barrier:
         else:
             return True
         finally:
-            self.awaited -= 1
+            self._waiting -= 1
+            if not self._waiting:
+                self.awaited.clear()
 
     def _behind(self, ends: Mapping[TopicPartition, int]) -> bool:
         return any(self.position(partition) < end for partition, end in ends.items())
