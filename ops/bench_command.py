@@ -177,6 +177,45 @@ def swaps(
         raise typer.Exit(1)
 
 
+@app.command()
+def rollback(
+    *,
+    share: Annotated[float, typer.Option(min=0.01, max=0.9, help="Of users who get the canary.")] = 0.3,
+    users: Annotated[int, typer.Option(min=1_000, help="Simulated people; each counts once.")] = 20_000,
+    restaurants: Annotated[int, typer.Option(min=1, help="Simulated restaurants.")] = 500,
+    requests: Annotated[int, typer.Option(min=200, help="Given up after so many for a canary.")] = 12_000,
+    rate: Annotated[float, typer.Option(min=0.01, help="Requests per second of event time.")] = 0.25,
+    as_json: AsJson = False,
+) -> None:
+    """Make a spoilt model canary, then a healthy one, and see whether they are rolled back and promoted by themselves.
+
+    Runs stages of its own on topics of its own. Exit code 1 when either is judged wrongly, or not at all.
+
+    Example: tablecast bench rollback --share 0.3
+    """
+    from ops.bench.rollback import measure_rollback
+    from ops.simulator.world import build_world
+    from streams.logs import configure_logs
+    from streams.settings import load_settings
+
+    with explained():
+        settings = load_settings()
+        configure_logs("bench", "error")
+        world = build_world(users=users, restaurants=restaurants)
+        with _progress() as say:
+            results = asyncio.run(measure_rollback(settings, world, share, requests, rate, say))
+    if as_json:
+        _print_json({"canaries": [judged.figures() for judged in results]})
+    else:
+        _print_machine()
+        table = Table("", *(judged.name for judged in results), title=f"canaries for {share:.0%} of the users")
+        for name in list(results[0].figures())[1:]:
+            table.add_row(name.replace("_", " "), *(str(judged.figures()[name]) for judged in results))
+        Console().print(table)
+    if any(judged.decision != judged.wanted for judged in results):
+        raise typer.Exit(1)
+
+
 def _prepare() -> "tuple[Settings, World]":
     from ops.simulator.world import build_world
     from streams.logs import configure_logs
