@@ -7,9 +7,7 @@ the machine answers.
 
 import asyncio
 import contextlib
-import itertools
 import json
-import shutil
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -19,9 +17,11 @@ from typing import Literal, TypeVar
 import numpy as np
 from aiokafka import AIOKafkaConsumer, ConsumerRecord
 
-from models.artefact import read_model, write_model
-from models.encoder import MANIFEST, PASSAGES, PASSAGES_MANIFEST, file_sha256
+from models.artefact import write_model
 from models.export import load_shipped_encoder, shipped_encoder_folder
+from models.features import NAMES
+from models.item_tables import ItemTables
+from models.ranker import Ranker
 from models.roles import with_role
 from models.shadow_report import Differences, differences
 from models.store import ModelStore
@@ -31,7 +31,7 @@ from ops.simulator.events import Event, catalogue, events
 from ops.simulator.publish import post_all
 from ops.simulator.world import World, moment_of
 from schemas.codec import decode
-from schemas.records import Item, ModelDecision, ModelVersion, Recommendation, Record, Request, ShadowComparison
+from schemas.records import ModelDecision, ModelVersion, Recommendation, Record, Request, ShadowComparison
 from schemas.topics import MODELS_DECISIONS, MODELS_SHADOW, RECOMMENDATIONS, USERS_FEEDBACK, Topic
 from streams.follower import Follower
 from streams.model_roles import change_roles
@@ -39,6 +39,7 @@ from streams.settings import Settings
 
 WAVE = 200  # requests posted at once; reactions to one wave are posted with the next
 LOADING_SECONDS = 900.0
+NOISE = 20.0  # deviation of what the spoilt ranker was trained to say: several wishes said in words are worth less
 BEFORE_NOW_MS = 30 * 86_400_000  # where event time begins, so that it never gets into the future
 Say = Callable[[str], None]
 R = TypeVar("R", bound=Record)
@@ -102,9 +103,10 @@ async def measure_rollback(
         say: told what goes on.
 
     """
-    # Nothing is trained meanwhile.
+    # Nothing is trained meanwhile; and the spoilt one, which ranks with trees, is not refused for that.
     trainer = settings.trainer.model_copy(update={"examples": 10**9, "hours": 1e9})
-    settings = settings.model_copy(update={"trainer": trainer})
+    inference = settings.inference.model_copy(update={"max_slowdown": 100.0})
+    settings = settings.model_copy(update={"trainer": trainer, "inference": inference})
     start_ms = int(time.time() * 1000) - BEFORE_NOW_MS
     say("starting broker and stages")
     async with deployed(settings, catalogue(world, start_ms), ("state", "inference", "trainer")) as deployment:
@@ -118,7 +120,7 @@ async def measure_rollback(
             reading(deployment, RECOMMENDATIONS) as consumer,
         ):
             for name, make, wanted in (("spoilt", spoilt_model, "roll back"), ("healthy", healthy_model, "promote")):
-                model = await asyncio.to_thread(make, folder / name, list(world.city.items.values()))
+                model = await asyncio.to_thread(make, folder / name)
                 judged = Judged(name, store.put(model), wanted)
                 say(f"{name}: until the inference stage has taken it")
                 await _announce(deployment, store, judged.version, "shadow")
@@ -215,7 +217,7 @@ def _take(world: World, judged: Judged, record: ConsumerRecord) -> Iterator[Even
         yield Event(record.timestamp + action.delay_ms, USERS_FEEDBACK, user, action.feedback)
 
 
-def healthy_model(folder: Path, _: Sequence[Item]) -> Path:
+def healthy_model(folder: Path) -> Path:
     """Make the shipped model under another version."""
     load_shipped_encoder().close()  # exported, if it was not yet
     note = folder.with_name(f"{folder.name}-note")
@@ -225,42 +227,17 @@ def healthy_model(folder: Path, _: Sequence[Item]) -> Path:
     return folder
 
 
-def spoilt_model(folder: Path, items: Sequence[Item]) -> Path:
-    """Make the shipped model with the numbers of every item's embedding shuffled.
+def spoilt_model(folder: Path) -> Path:
+    """Make the shipped model with a ranker that was trained on noise: it knows nothing, and is sure of it."""
+    from lightgbm import Dataset, train
 
-    All texts have a large part in common; it is taken away first, for in the little that differs among the items, there
-    would be no less order after the shuffling.
-    """
-    import onnx
-
-    encoder = load_shipped_encoder()
-    texts = list(itertools.islice((item.text for item in items if item.text), 100))
-    states = np.concatenate(encoder.hidden_states(encoder.tokenize(texts, "passage"), "passage"))
-    encoder.close()
-    draft = folder.with_name(f"{folder.name}-encoder")
-    shutil.copytree(shipped_encoder_folder(), draft)
-    graph = onnx.load(draft / PASSAGES)
-    (output,) = graph.graph.output
-    (last,) = (node for node in graph.graph.node if output.name in node.output)
-    last.output[list(last.output).index(output.name)] = "unspoilt"
-    order = np.random.default_rng(0).permutation(states.shape[1])
-    constants = {"common": states.mean(axis=0), "order": order}
-    graph.graph.initializer.extend(onnx.numpy_helper.from_array(value, name) for name, value in constants.items())
-    graph.graph.node.extend(
-        [
-            onnx.helper.make_node("Sub", ["unspoilt", "common"], ["centred"]),
-            onnx.helper.make_node("Gather", ["centred", "order"], [output.name], axis=2),
-        ]
-    )
-    onnx.save(graph, draft / PASSAGES)
-    _change(draft / PASSAGES_MANIFEST, base="spoilt")
-    sha256 = {name: file_sha256(draft / name) for name in json.loads((draft / MANIFEST).read_text())["sha256"]}
-    _change(draft / MANIFEST, base="spoilt", sha256=sha256)
-    write_model(folder, name="tablecast", base="spoilt", encoder=draft)
-    shutil.rmtree(draft)
-    read_model(folder)
+    load_shipped_encoder().close()
+    chance = np.random.default_rng(0)
+    features = chance.exponential(size=(4_000, len(NAMES))) * 10.0 ** chance.integers(-2, 3, size=(4_000, 1))
+    options = {"objective": "regression", "num_leaves": 15, "learning_rate": 0.5, "verbosity": -1, "num_threads": 1}
+    trees = train(options, Dataset(features, NOISE * chance.normal(size=4_000)), 15)
+    draft = folder.with_name(f"{folder.name}-ranker")
+    draft.mkdir()
+    Ranker(trees, ItemTables()).save(draft)
+    write_model(folder, name="tablecast", base="spoilt", encoder=shipped_encoder_folder(), ranker=draft)
     return folder
-
-
-def _change(path: Path, **fields: object) -> None:
-    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | fields), encoding="utf-8")
