@@ -39,7 +39,7 @@ from streams.settings import Settings
 
 WAVE = 200  # requests posted at once; reactions to one wave are posted with the next
 LOADING_SECONDS = 900.0
-NOISE = 20.0  # deviation of what the spoilt ranker was trained to say: several wishes said in words are worth less
+NOISE = 100.0  # deviation of what its ranker was trained to say: no wish said in words is worth as much
 BEFORE_NOW_MS = 30 * 86_400_000  # where event time begins, so that it never gets into the future
 Say = Callable[[str], None]
 R = TypeVar("R", bound=Record)
@@ -234,8 +234,16 @@ def spoilt_model(folder: Path) -> Path:
     load_shipped_encoder().close()
     chance = np.random.default_rng(0)
     features = chance.exponential(size=(4_000, len(NAMES))) * 10.0 ** chance.integers(-2, 3, size=(4_000, 1))
-    options = {"objective": "regression", "num_leaves": 15, "learning_rate": 0.5, "verbosity": -1, "num_threads": 1}
-    trees = train(options, Dataset(features, NOISE * chance.normal(size=4_000)), 15)
+    options = {
+        "objective": "regression",
+        "num_leaves": 63,
+        "min_data_in_leaf": 2,
+        "feature_fraction": 0.3,  # so that trees ask about different features
+        "learning_rate": 0.5,
+        "verbosity": -1,
+        "num_threads": 1,
+    }
+    trees = train(options, Dataset(features, NOISE * chance.normal(size=4_000)), 40)
     draft = folder.with_name(f"{folder.name}-ranker")
     draft.mkdir()
     Ranker(trees, ItemTables()).save(draft)
