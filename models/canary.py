@@ -28,14 +28,15 @@ class Evidence(msgspec.Struct, kw_only=True):
     canary: str  # name@version
     champion: str | None  # likewise; None: whatever else answers
     state: CanaryState
+    click_margin: float  # what was bet against: of another one it says nothing
     rolled_back: int = 0  # how often the canary was before
     start: int | None = None  # event time of the canary's first answer
     end: int = 0  # event time of the newest answer
 
     @property
-    def about(self) -> tuple[str, str | None, int]:
-        """What it is evidence of: it says nothing about another pair, or another life of the canary."""
-        return self.canary, self.champion, self.rolled_back
+    def about(self) -> tuple[str, str | None, int, float]:
+        """What it is evidence of: it says nothing about another pair, margin, or life of the canary."""
+        return self.canary, self.champion, self.rolled_back, self.click_margin
 
 
 class _List(msgspec.Struct):
@@ -129,7 +130,7 @@ class CanaryCount:
 
 
 def rules_with(click_margin: float) -> Rules:
-    """Return the rules with a margin of one's own for clicks: what matters depends on how many there are."""
+    """Return the rules with a margin of one's own for clicks, as a share of the champion's."""
     return Rules(
         guardrails=tuple(
             msgspec.structs.replace(guardrail, margin=click_margin) if guardrail.name == NOT_CLICKED else guardrail
@@ -140,7 +141,14 @@ def rules_with(click_margin: float) -> Rules:
 
 def new_evidence(canary: str, champion: str | None, rules: Rules, rolled_back: int = 0) -> Evidence:
     """Return the evidence on a canary that has answered nothing; versions are name@version."""
-    return Evidence(canary=canary, champion=champion, state=new_state(rules), rolled_back=rolled_back)
+    (clicks,) = (guardrail for guardrail in rules.guardrails if guardrail.name == NOT_CLICKED)
+    return Evidence(
+        canary=canary,
+        champion=champion,
+        state=new_state(rules),
+        click_margin=clicks.margin,
+        rolled_back=rolled_back,
+    )
 
 
 def figures(judgement: Judgement) -> dict[str, float]:

@@ -7,15 +7,19 @@ degraded, slower than a limit. Two claims are bet against, each with a capital t
 - *the canary is worse than allowed*: canary rate >= champion rate + margin. When it loses on all guardrails, the canary
   is promoted.
 
+Where few answers are good, as with clicks, a margin says more as a share of them: "the canary loses at least the share
+d of the champion's good answers" is canary rate >= (1 - d) champion rate + d. So every claim is about
+canary rate - k champion rate, with k = 1 or k = 1 - d.
+
 Answers are gathered into blocks with at least one of either side, n of the canary's and m of the champion's. To bet
-against "canary rate - champion rate <= d", choose before the block a guess x of the champion's rate and a stake L > 0;
-the capital is multiplied by
+against "canary rate - k champion rate <= d", choose before the block a guess x of the champion's rate and a stake
+L > 0; the capital is multiplied by
 
-    product over the canary's answers of    1 + L (bad - x - d)
-    product over the champion's answers of  1 - L n/m (bad - x)
+    product over the canary's answers of    1 + L (bad - k x - d)
+    product over the champion's answers of  1 - L k n/m (bad - x)
 
-As 1 + u <= exp(u), the expected factor is at most exp(n L (canary rate - champion rate - d)), which is at most 1 where
-the claim holds, **whatever the rates are and however they change from block to block**: the hour of the day, say,
+As 1 + u <= exp(u), the expected factor is at most exp(n L (canary rate - k champion rate - d)), which is at most 1
+where the claim holds, **whatever the rates are and however they change from block to block**: the hour of the day, say,
 moves both. So the capital is a non-negative supermartingale, and by Ville's inequality it ever reaches 1/alpha with a
 probability of at most alpha, no matter how often one looks. The factors are those of Turner, Ly and Grunwald ("Generic
 E-variables for exact sequential k-sample tests that allow for optional stopping", 2021) for two Bernoulli streams, in
@@ -25,7 +29,7 @@ for several sizes of the effect are held at once, a mixture as in the mixture SP
 """
 
 import math
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
 
@@ -46,6 +50,7 @@ class Guardrail(msgspec.Struct, frozen=True):
     name: str
     margin: float  # how much worse than the champion a canary may be promoted
     tolerance: float = 0.0  # how much worse it may be without being rolled back; below the margin
+    of_good: bool = False  # whether both are shares of the champion's good answers, not of all
 
     def __post_init__(self) -> None:
         if not 0 <= self.tolerance < self.margin < 1:
@@ -53,8 +58,9 @@ class Guardrail(msgspec.Struct, frozen=True):
 
 
 GUARDRAILS = (
-    # A clicked list pays for everything else, so any loss counts; 3 of 100 is what some thousands of answers can tell.
-    Guardrail("not clicked", margin=0.03),
+    # A clicked list pays for everything else, so any loss counts; a fifth is what some thousands of answers can tell
+    # where one in ten is clicked.
+    Guardrail("not clicked", margin=0.2, of_good=True),
     # A dead letter is a request without an answer. None is expected, and one in 200 is more than any gain is worth.
     Guardrail("dead letter", margin=0.005),
     # A cheaper list is still a list; a slightly larger model is no reason to roll back.
@@ -72,6 +78,22 @@ class Rules(msgspec.Struct, frozen=True):
     least_answers: int = (
         1_000  # of the canary on every guardrail before it can be promoted: rare requests must have come
     )
+
+
+class Claim(NamedTuple):
+    """Where the canary's rate lies beside the champion's: so far above it, or with so many fewer good answers."""
+
+    difference: float
+    of_good: bool = False  # whether the difference is a share of the champion's good answers
+
+    @property
+    def champions(self) -> float:
+        """Return by what the champion's rate counts."""
+        return 1 - self.difference if self.of_good else 1.0
+
+    def limit(self, champion: float) -> float:
+        """Return the canary's rate at the edge of the claim."""
+        return self.champions * champion + self.difference
 
 
 class Counts(msgspec.Struct):
@@ -130,14 +152,16 @@ def _close(evidence: Evidence, guardrail: Guardrail) -> None:
     canary, champion = evidence.canary_block, evidence.champion_block
     answers = evidence.canary.answers + evidence.champion.answers
     guess = (evidence.canary.bad + evidence.champion.bad + 0.5) / (answers + 1)
-    from_here = min(guess + guardrail.tolerance, 1 - 1e-6)
+    no_worse = Claim(guardrail.tolerance, of_good=guardrail.of_good)
+    from_here = min(no_worse.limit(guess), 1 - 1e-6)
     stakes = [(odds - 1) / (1 + (odds - 1) * from_here) for odds in HARMS]
-    _bet(evidence.worse, stakes, guess, guardrail.tolerance, canary, champion)
+    _bet(evidence.worse, stakes, guess, no_worse, canary, champion)
     evidence.worse_at_best = max(evidence.worse_at_best, log_mean_capital(evidence.worse))
-    limit = min(guess + guardrail.margin, 1 - 1e-6)
+    worse_than_allowed = Claim(guardrail.margin, of_good=guardrail.of_good)
+    limit = min(worse_than_allowed.limit(guess), 1 - 1e-6)
     variance = limit * (1 - limit)
-    stakes = [-min(part * guardrail.margin, 0.95 * limit) / variance for part in ADVANTAGES]
-    _bet(evidence.allowed, stakes, guess, guardrail.margin, canary, champion)
+    stakes = [-min(part * (limit - guess), 0.95 * limit) / variance for part in ADVANTAGES]
+    _bet(evidence.allowed, stakes, guess, worse_than_allowed, canary, champion)
     evidence.allowed_at_best = max(evidence.allowed_at_best, log_mean_capital(evidence.allowed))
     evidence.canary = Counts(evidence.canary.answers + canary.answers, evidence.canary.bad + canary.bad)
     evidence.champion = Counts(evidence.champion.answers + champion.answers, evidence.champion.bad + champion.bad)
@@ -145,7 +169,7 @@ def _close(evidence: Evidence, guardrail: Guardrail) -> None:
 
 
 def _bet(
-    capital: list[float], stakes: list[float], guess: float, difference: float, canary: Counts, champion: Counts
+    capital: list[float], stakes: list[float], guess: float, claim: Claim, canary: Counts, champion: Counts
 ) -> None:
     """Multiply each stake's capital, kept as its logarithm, by the block's factor.
 
@@ -153,19 +177,20 @@ def _bet(
     risked.
     """
     n, m = canary.answers, champion.answers
+    limit = claim.limit(guess)
+    weight = claim.champions * n / m
     for number, stake_at_most in enumerate(stakes):
         wanted = stake_at_most * m / (n + m)
         # No answer may cost more than the boldest share: neither a good one nor a bad one, of either side.
         if wanted > 0:
-            stake = min(wanted, BOLDEST / max(guess + difference, 1e-12), BOLDEST * m / (n * (1 - guess)))
+            stake = min(wanted, BOLDEST / max(limit, 1e-12), BOLDEST / (weight * (1 - guess)))
         else:
-            stake = -min(-wanted, BOLDEST / max(1 - guess - difference, 1e-12), BOLDEST * m / (n * guess))
-        share = stake * n / m
+            stake = -min(-wanted, BOLDEST / max(1 - limit, 1e-12), BOLDEST / (weight * guess))
         capital[number] += (
-            canary.bad * math.log1p(stake * (1 - guess - difference))
-            + (n - canary.bad) * math.log1p(stake * (-guess - difference))
-            + champion.bad * math.log1p(-share * (1 - guess))
-            + (m - champion.bad) * math.log1p(share * guess)
+            canary.bad * math.log1p(stake * (1 - limit))
+            + (n - canary.bad) * math.log1p(-stake * limit)
+            + champion.bad * math.log1p(-stake * weight * (1 - guess))
+            + (m - champion.bad) * math.log1p(stake * weight * guess)
         )
 
 

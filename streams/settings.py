@@ -122,7 +122,7 @@ class TrainerSettings(_Section):
     hours: float = Field(default=24.0, gt=0)  # of event time, after which fewer will do
     replay: int = Field(default=10_000, ge=0)  # older lists that are learned from again, against forgetting
     canary_share: float = Field(default=0.1, gt=0, le=1)  # of users, for a candidate that passes the gate
-    click_margin: float = Field(default=0.03, gt=0, lt=1)  # share of users that a promoted canary may lose at most
+    click_margin: float = Field(default=0.2, gt=0, lt=1)  # of the champion's clicks a promoted canary may lose at most
 
 
 class Settings(BaseSettings):

@@ -22,7 +22,7 @@ NAME = "tablecast"
 PATIENCE_SECONDS = 120
 
 
-async def guarded_settings(bootstrap: str, prefix: str, folder: Path, click_margin: float = 0.03) -> Settings:
+async def guarded_settings(bootstrap: str, prefix: str, folder: Path, click_margin: float = 0.2) -> Settings:
     """Return settings for topics of one's own with a champion and a canary."""
     settings = Settings(
         data_dir=folder,

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 
 from models.sequential import Decision, Rules, judge, new_state, observe
 
-# Of the champion: a share of answers each, in the order of `sequential.GUARDRAILS`.
-USUAL = {"not clicked": 0.55, "dead letter": 0.0005, "degraded": 0.01, "slow": 0.01}
+USUAL = {"dead letter": 0.0005, "degraded": 0.01, "slow": 0.01}  # of the champion, as shares of answers
 SWING = 1 / 3  # how far the click rate and the others rise and fall
 DAY = 5_000  # answers in a rise and fall
 
@@ -43,10 +42,13 @@ class Life:
     users: int  # of the canary until then
 
 
-def live(canary: Canary, rules: Rules, share: float, users: int, seed: str, *, promote: bool = True) -> Life:
+def live(
+    canary: Canary, rules: Rules, share: float, click_rate: float, users: int, seed: str, *, promote: bool = True
+) -> Life:
     """Return what becomes of a canary with a share of the users, at most so many of its own.
 
-    Without ``promote`` it stays a canary to the end, so that a false alarm has all that time to come.
+    The champion is clicked at ``click_rate``, at most 3/4. Without ``promote`` it stays a canary to the end, so that a
+    false alarm has all that time to come.
     """
     rng = random.Random(seed)
     state = new_state(rules)
@@ -57,11 +59,10 @@ def live(canary: Canary, rules: Rules, share: float, users: int, seed: str, *, p
         seen += here
         wave = 1 + SWING * math.sin(2 * math.pi * time / DAY)
         for guardrail in rules.guardrails:
-            usual = USUAL[guardrail.name]
             if guardrail.name == "not clicked":
-                rate = 1 - (1 - usual) * wave * (canary.clicks if here else 1.0)
+                rate = 1 - click_rate * wave * (canary.clicks if here else 1.0)
             else:
-                rate = usual * wave + (canary.added_failures if here else 0.0)
+                rate = USUAL[guardrail.name] * wave + (canary.added_failures if here else 0.0)
             observe(state, guardrail, canary=here, bad=rng.random() < rate)
         if here:
             decision = judge(state, rules).decision
@@ -73,6 +74,7 @@ def live(canary: Canary, rules: Rules, share: float, users: int, seed: str, *, p
 def measure_canaries(
     canary: Canary,
     share: float,
+    click_rate: float,
     users: int,
     repetitions: int,
     *,
@@ -83,7 +85,8 @@ def measure_canaries(
     """Let so many canaries of a kind live."""
     lives = []
     for repetition in range(repetitions):
-        lives.append(live(canary, rules or Rules(), share, users, f"{canary.name}/{repetition}", promote=promote))
+        seed = f"{canary.name}/{repetition}"
+        lives.append(live(canary, rules or Rules(), share, click_rate, users, seed, promote=promote))
         progress()
     return lives
 

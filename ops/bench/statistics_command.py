@@ -73,6 +73,7 @@ def canary(
     *,
     repetitions: Repetitions = 100,
     share: Annotated[float, typer.Option(min=0.01, max=0.9, help="Of users who get the canary.")] = 0.1,
+    click_rate: Annotated[float, typer.Option(min=0.001, max=0.75, help="Share of the champion's lists.")] = 0.1,
     users: Annotated[int, typer.Option(min=100, help="Of a canary, at most.")] = 5_000,
     as_json: AsJson = False,
 ) -> None:
@@ -91,7 +92,7 @@ def canary(
                 name = kind.name if promote else f"{kind.name}, never promoted"
                 task = bar.add_task(name, total=repetitions)
                 lives = measure_canaries(
-                    kind, share, users, repetitions, promote=promote, progress=partial(bar.advance, task)
+                    kind, share, click_rate, users, repetitions, promote=promote, progress=partial(bar.advance, task)
                 )
                 results[name] = figures(lives)
     if as_json:

@@ -31,7 +31,7 @@ def clicks(canary, champion):
 
 @pytest.fixture
 async def settings(bootstrap, topic_prefix, tmp_path):
-    return await guarded_settings(bootstrap, topic_prefix, tmp_path, click_margin=0.2)
+    return await guarded_settings(bootstrap, topic_prefix, tmp_path, click_margin=0.4)
 
 
 async def decisions(settings):

@@ -121,3 +121,8 @@ def test_the_margin_for_clicks_is_set_by_the_operator():
     assert {guardrail.name: guardrail.margin for guardrail in rules_with(0.1).guardrails} == {
         "not clicked": 0.1, "dead letter": 0.005, "degraded": 0.03, "slow": 0.03,
     }  # fmt: skip
+
+
+def test_evidence_won_against_another_margin_is_evidence_of_something_else(evidence):
+    assert evidence.about == new_evidence(model(canary=True), model(canary=False), rules_with(0.2)).about
+    assert evidence.about != new_evidence(model(canary=True), model(canary=False), rules_with(0.1)).about

@@ -12,6 +12,7 @@ from models.sequential import (
     ADVANTAGES,
     GUARDRAILS,
     HARMS,
+    Claim,
     Counts,
     Evidence,
     Guardrail,
@@ -29,13 +30,13 @@ RULES = Rules(guardrails=(CLICKS,), false_alarms=0.1)
 RATES = st.floats(0.001, 0.999)
 
 
-def expected_factor(stake, guess, difference, n, m, canary_rate, champion_rate):
+def expected_factor(stake, guess, claim, n, m, canary_rate, champion_rate):
     """Return the mean of a block's factor over all outcomes."""
     total = 0.0
     for canary_bad in range(n + 1):
         for champion_bad in range(m + 1):
             capital = [0.0]
-            _bet(capital, [stake], guess, difference, Counts(n, canary_bad), Counts(m, champion_bad))
+            _bet(capital, [stake], guess, claim, Counts(n, canary_bad), Counts(m, champion_bad))
             total += (
                 math.comb(n, canary_bad) * canary_rate**canary_bad * (1 - canary_rate) ** (n - canary_bad)
                 * math.comb(m, champion_bad) * champion_rate**champion_bad * (1 - champion_rate) ** (m - champion_bad)
@@ -45,14 +46,20 @@ def expected_factor(stake, guess, difference, n, m, canary_rate, champion_rate):
 
 
 @given(
-    RATES, RATES, st.floats(0.01, 0.9), st.floats(0, 0.09), st.floats(0.01, 30), st.integers(1, 3), st.integers(1, 6)
+    RATES,
+    RATES,
+    st.floats(0.01, 0.9),
+    st.builds(Claim, st.floats(0, 0.09), of_good=st.booleans()),
+    st.floats(0.01, 30),
+    st.integers(1, 3),
+    st.integers(1, 6),
 )
-def test_nothing_is_won_on_average_where_the_claim_holds(canary, champion, guess, difference, stake, n, m):
-    no_worse = min(canary, champion + difference)
-    assert expected_factor(stake, guess, difference, n, m, no_worse, champion) <= 1 + 1e-9
-    worse = max(canary, min(champion + difference, 1.0))
-    if worse - champion >= difference:
-        assert expected_factor(-stake, guess, difference, n, m, worse, champion) <= 1 + 1e-9
+def test_nothing_is_won_on_average_where_the_claim_holds(canary, champion, guess, claim, stake, n, m):
+    no_worse = min(canary, claim.limit(champion))
+    assert expected_factor(stake, guess, claim, n, m, no_worse, champion) <= 1 + 1e-9
+    worse = max(canary, claim.limit(champion))
+    if worse <= 1:
+        assert expected_factor(-stake, guess, claim, n, m, worse, champion) <= 1 + 1e-9
 
 
 def lives(canary_rate, champion_rate, answers, count, *, share=0.2, decisive=("roll back",)):
@@ -85,6 +92,21 @@ def test_a_canary_as_good_as_the_champion_is_promoted_and_one_far_beyond_the_mar
     both = ("roll back", "promote")
     assert lives(0.45, 0.5, 20_000, 3, decisive=both) == ["promote"] * 3
     assert "promote" not in lives(0.7, 0.5, 20_000, 3, decisive=both)
+
+
+def test_a_margin_of_good_answers_is_narrow_where_few_are_good():
+    fifth = Guardrail("not clicked", margin=0.2, of_good=True)
+    rules = Rules(guardrails=(fifth,))
+    ends = {}
+    for loses in (0.0, 0.25):
+        for number in range(4):
+            rng, state = random.Random(number), new_state(rules)
+            for _ in range(10_000):  # ten lists of 100 are clicked
+                here = rng.random() < 0.5
+                observe(state, fifth, canary=here, bad=rng.random() >= 0.1 * (1 - loses * here))
+            (finding,) = judge(state, rules).findings
+            ends.setdefault(loses, []).append(finding.evidence_allowed >= finding.needed_allowed)
+    assert ends == {0.0: [True] * 4, 0.25: [False] * 4}
 
 
 def test_nothing_is_promoted_before_enough_answers():
@@ -143,5 +165,5 @@ def test_a_guardrail_whose_margin_is_not_beyond_its_tolerance_is_refused():
 
 def test_the_simulated_canaries_meet_their_ends():
     broken = next(canary for canary in CANARIES if canary.added_failures)
-    result = figures(measure_canaries(broken, 0.2, 1_000, 3))
+    result = figures(measure_canaries(broken, 0.2, 0.45, 1_000, 3))
     assert (result["roll_back"], result["canaries"]) == (3, 3)
