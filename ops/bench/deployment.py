@@ -20,7 +20,8 @@ from schemas.topics import MIB, Topic
 from streams.kafka import client_options, full_name
 from streams.settings import Settings
 
-NO_PROGRESS_SECONDS = 60.0
+NO_PROGRESS_SECONDS = 60  # counted in waits: a machine may stand still itself
+POLL_SECONDS = 0.02
 STAGES = ("state", "inference")
 
 
@@ -49,13 +50,13 @@ class Deployment:
             StalledError: the count did not change for ``NO_PROGRESS_SECONDS``.
 
         """
-        loop = asyncio.get_running_loop()
-        seen, since = count(), loop.time()
+        seen, waits = count(), 0
         while seen < goal:
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(POLL_SECONDS)
+            waits += 1
             if (now := count()) != seen:
-                seen, since = now, loop.time()
-            elif loop.time() - since > NO_PROGRESS_SECONDS or any(task.done() for task in self.supervision):
+                seen, waits = now, 0
+            elif waits > NO_PROGRESS_SECONDS / POLL_SECONDS or any(task.done() for task in self.supervision):
                 raise self.stalled(f"{seen} of {goal} {what}, and no more")
 
     def stalled(self, what: str) -> StalledError:
@@ -64,7 +65,7 @@ class Deployment:
         for task in self.supervision:
             if task.done() and not task.cancelled():
                 last += f"\na stage could not be started again: {task.exception()!r}"
-        return StalledError(f"{what} for {NO_PROGRESS_SECONDS:.0f} s\n{last}")
+        return StalledError(f"{what} for {NO_PROGRESS_SECONDS} s\n{last}")
 
 
 @contextlib.asynccontextmanager
@@ -131,11 +132,10 @@ async def next_record(deployment: Deployment, consumer: AIOKafkaConsumer, what: 
         StalledError: none came for ``NO_PROGRESS_SECONDS``.
 
     """
-    try:
-        async with asyncio.timeout(NO_PROGRESS_SECONDS):
-            return await consumer.getone()
-    except TimeoutError as error:
-        raise deployment.stalled(f"no {what} came") from error
+    for _ in range(NO_PROGRESS_SECONDS):
+        for records in (await consumer.getmany(timeout_ms=1_000, max_records=1)).values():
+            return records[0]
+    raise deployment.stalled(f"no {what} came")
 
 
 async def end_offsets(deployment: Deployment, topic: Topic) -> dict[TopicPartition, int]:

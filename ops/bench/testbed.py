@@ -35,7 +35,7 @@ from streams.state.changelogs import APPLICATION
 
 STATE_INPUTS = (USERS_CONTEXT, USERS_REQUESTS, USERS_FEEDBACK, RECOMMENDATIONS)
 POLL_SECONDS = 0.05
-STALLED_SECONDS = 120.0  # without any progress: something is broken
+STALLED_SECONDS = 120  # without any progress: something is broken. Counted in waits: a machine may stand still itself
 LAST_WORDS = 10  # lines of a stage's log
 STAGE_START_SECONDS = 1800.0  # the very first start exports the language model
 Offsets = dict[TopicPartition, int]
@@ -106,13 +106,13 @@ class Testbed:
             StalledError: it makes no progress.
 
         """
-        smallest, changed = await self.state_backlog(), time.monotonic()
+        smallest, waits = await self.state_backlog(), 0
         while smallest:
             await asyncio.sleep(POLL_SECONDS)
-            backlog = await self.state_backlog()
+            backlog, waits = await self.state_backlog(), waits + 1
             if backlog < smallest:
-                smallest, changed = backlog, time.monotonic()
-            elif time.monotonic() - changed > STALLED_SECONDS:
+                smallest, waits = backlog, 0
+            elif waits > STALLED_SECONDS / POLL_SECONDS:
                 lags = ", ".join(f"{lag} of {tp.topic}-{tp.partition}" for tp, lag in (await self.state_lags()).items())
                 last_words = (self.folder / "state.log").read_text(errors="replace").splitlines()[-LAST_WORDS:]
                 raise StalledError("\n".join([f"the state stage leaves {lags}; its log ends with:", *last_words]))
@@ -145,9 +145,11 @@ async def read_answers(consumer: AIOKafkaConsumer, count: int) -> tuple[list[Ans
     """
     answers: list[Answer] = []
     moments: list[float] = []
+    waits = 0
     while len(answers) < count:
-        batches = await consumer.getmany(timeout_ms=int(STALLED_SECONDS * 1000))
-        if not batches:
+        batches = await consumer.getmany(timeout_ms=1_000)
+        waits = 0 if batches else waits + 1
+        if waits > STALLED_SECONDS:
             raise StalledError(f"{len(answers)} of {count} requests were answered; see the logs of the stages")
         now = time.monotonic()
         for records in batches.values():
