@@ -37,6 +37,7 @@ from streams.model_roles import change_roles
 from streams.settings import Settings
 
 WAVE = 200  # requests posted at once; reactions to one wave are posted with the next
+SHADOW_WAVES = 5  # at most, before a model is canary
 LOADING_SECONDS = 900.0
 NOISE = 100.0  # deviation of what its ranker was trained to say: no wish said in words is worth as much
 START_MS = 1_788_220_800_000  # 2026-09-01, 08:00 in the city: places are open
@@ -82,7 +83,7 @@ class Judged:
             "true_click_rate_champion": round(rates[False], 4),
             "reason": self.reason,
             **{
-                f"as_shadow_{name}": getattr(self.shadow, name)
+                f"as_shadow_{name}": getattr(self.shadow, name, None)
                 for name in ("requests", "identical", "reordered", "same_first", "overlap", "rank_correlation")
             },
         }
@@ -123,11 +124,12 @@ async def measure_rollback(
                 say(f"{name}: until the inference stage has taken it")
                 await _announce(deployment, store, judged.version, "shadow")
                 await _until_swapped(deployment, judged.version)
-                before = len(compared)
-                reactions = await _ask(deployment, world, life, judged, consumer, [])
-                # Under load a shadow leaves some out.
-                await deployment.wait_until("comparisons by the shadow", lambda: len(compared), before + WAVE // 2)
-                (judged.shadow,) = differences(compared[before:])
+                before, reactions = len(compared), list[Event]()
+                for _ in range(SHADOW_WAVES):  # a shadow leaves requests out, and is behind
+                    reactions = await _ask(deployment, world, life, judged, consumer, reactions)
+                    if len(compared) - before >= WAVE:
+                        break
+                judged.shadow = next(iter(differences(compared[before:])), None)
                 await _announce(deployment, store, judged.version, "canary", share)
                 while judged.requests < most_requests and judged.decision == "none":
                     reactions = await _ask(deployment, world, life, judged, consumer, reactions)
