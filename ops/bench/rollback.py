@@ -71,7 +71,7 @@ class Judged:
 
     def figures(self) -> dict[str, float | str | None]:
         """Return every figure by name. A true click rate is a list's probability of at least one click."""
-        rates = {side: float(np.mean(of)) if of else float("nan") for side, of in self.true_click_rates.items()}
+        rates = {side: round(float(np.mean(of)), 4) if of else None for side, of in self.true_click_rates.items()}
         return {
             "canary": self.name,
             "decision": self.decision,
@@ -79,8 +79,8 @@ class Judged:
             "users_judged_by_their_clicks": self.judged_users,
             "requests_of_everybody": self.requests,
             "hours_of_event_time": round(self.hours, 2),
-            "true_click_rate_canary": round(rates[True], 4),
-            "true_click_rate_champion": round(rates[False], 4),
+            "true_click_rate_canary": rates[True],
+            "true_click_rate_champion": rates[False],
             "reason": self.reason,
             **{
                 f"as_shadow_{name}": getattr(self.shadow, name, None)
