@@ -19,9 +19,10 @@ from ops.simulator.world import World, populated
 from schemas.topics import CATALOG_ITEMS
 
 OUT_OF_FASHION = "spicy"  # family of cuisines
-LOST = 2.5  # units of utility
-NEW_SHARE = 1 / 6  # of the restaurants before
-WORK_SHARE, HOME_SHARE = 0.35, 0.2  # of the people who move into the new district
+# As much as it takes for a model of the days before to be seen to fall behind.
+LOST = 4.0  # units of utility
+NEW_SHARE = 1 / 3  # of the restaurants before
+WORK_SHARE, HOME_SHARE = 0.7, 0.5  # of the people who move into the new district
 
 
 def shifted(world: World, at_ms: int) -> World:

@@ -54,17 +54,17 @@ def test_a_new_district_opens_when_its_time_has_come(before, world):
     opened = list(openings(world))
     assert {event.time_ms for event in opened} == {SHIFT}
     assert {event.key for event in opened}.isdisjoint(before.city.ids)
-    assert len(opened) == 10
+    assert len(opened) == 20
     assert list(openings(before)) == []
     new, asked = opened[0].key, f"sim-5-{SHIFT}-3"
     assert click_probability(world, asked, new, 0) > 0
     assert click_probability(world, f"sim-5-{SHIFT - 1}-3", new, 0) == 0
-    places = world.at(SHIFT).city.place[-10:]
+    places = world.at(SHIFT).city.place[-20:]
     assert np.ptp(places, axis=0).max() < np.ptp(before.city.place, axis=0).min(), "they lie together"
 
 
 def test_people_are_where_the_new_district_is(before, world):
-    centre = world.at(SHIFT).city.place[-10:].mean(axis=0)
+    centre = world.at(SHIFT).city.place[-20:].mean(axis=0)
     moments = [moment_at(each, number, SHIFT) for each in (before, world) for number in range(300)]
     close = [np.hypot(moment.x - centre[0], moment.y - centre[1]) < 3_000 for moment in moments]
     assert sum(close[300:]) > sum(close[:300]) + 30
