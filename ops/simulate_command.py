@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from ops.cluster import connected
 from ops.errors import explained
 from ops.progress import progress_bar
 
@@ -81,7 +82,7 @@ def simulate(
             await run_simulation(settings, world, rate=rate, duration=duration, statistics=statistics)
 
     with explained():
-        settings = load_settings()
+        settings = connected(load_settings())
         configure_logs("simulator", settings.log_level)
         with contextlib.suppress(KeyboardInterrupt):  # the usual end of a run without a duration
             asyncio.run(run())
