@@ -54,8 +54,10 @@ def judge(
         {name: np.array([name in of for of in slices]) for name in names},
     )
     timed = [each.request() for each in held_back[-TIMED:]]
+    candidate_ms, champion_ms = _p99_ms((candidate, champion), vector, timed)
     serving = Serving(
-        *_p99_ms((candidate, champion), vector, timed),
+        candidate_ms,
+        champion_ms,
         max(_score_difference(candidate, trained, vector, joined) for joined in timed),
     )
     limits = Limits() if champion.ranker is not None else replace(Limits(), latency_ratio=ENDLESS)
