@@ -25,7 +25,7 @@ def connected(settings: Settings) -> Settings:
         return settings
     broker = running_broker(broker_folder(settings))
     if broker is None:
-        raise BadInputError("no cluster is configured and no broker runs here: start `tablecast up` elsewhere")
+        raise BadInputError("no Kafka cluster: set TABLECAST_KAFKA__BOOTSTRAP=host:port, or run `tablecast up`")
     return with_bootstrap(settings, broker.bootstrap)
 
 
