@@ -354,6 +354,7 @@ class TestCommand:
     def run(self, monkeypatch, tmp_path):
         monkeypatch.chdir(tmp_path)
         monkeypatch.delenv("TABLECAST_KAFKA__BOOTSTRAP", raising=False)
+        monkeypatch.setenv("TABLECAST_DATA_DIR", str(tmp_path))
         app = typer.Typer()
         app.command()(simulate)
         small = ("--users", "20", "--restaurants", "30")
