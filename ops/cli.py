@@ -5,7 +5,7 @@ import sys
 import typer
 
 from ops.backfill_command import backfill
-from ops.bench.campaign_command import campaign, catalogue, dead_letters, race, replays
+from ops.bench.campaign_command import alerts, campaign, catalogue, dead_letters, race, replays
 from ops.bench.learning_command import learning
 from ops.bench.statistics_command import canary, off_policy
 from ops.bench.strategies_command import strategies
@@ -38,7 +38,7 @@ app.add_typer(topics_app, name="topics")
 app.add_typer(bench_app, name="bench")
 app.add_typer(model_app, name="model")
 app.add_typer(deadletters_app, name="deadletters")
-for command in (campaign, race, catalogue, strategies, off_policy, canary, learning):
+for command in (campaign, race, catalogue, alerts, strategies, off_policy, canary, learning):
     bench_app.command()(command)
 bench_app.command("deadletters")(dead_letters)
 bench_app.command("replay")(replays)

@@ -1,4 +1,4 @@
-"""``tablecast bench campaign | race | catalogue | deadletters``: what the running system promises, put to the test."""
+"""``tablecast bench campaign | race | catalogue | deadletters | replay | alerts``: promises, put to the test."""
 
 import asyncio
 import contextlib
@@ -120,23 +120,48 @@ def dead_letters(
     _print(asdict(report), report.faults, as_json=as_json)
 
 
+def alerts(*, as_json: AsJson = False) -> None:
+    """Stop and start each stage under a real Prometheus with the project's rules; tell when the alert fires and clears.
+
+    Needs `prometheus` on the PATH; takes about four minutes. Exit code 1 when an alert does not fire, or stays.
+
+    Example: tablecast bench alerts --json
+    """
+    from ops.bench.alerts import run_alerts
+    from ops.bench.deployment import STAGES
+
+    with _watched("stages", len(STAGES)) as progress:
+        report = asyncio.run(run_alerts(load_settings(), progress))
+    _print(asdict(report), report.faults, as_json=as_json)
+
+
 def replays(
     *,
     requests: Annotated[int, typer.Option(min=20, help="Recorded live, then replayed.")] = 10_000,
     model: Annotated[str, typer.Option(help="Another model to compare with: shipped, base or a folder.")] = "base",
     as_json: AsJson = False,
 ) -> None:
-    """Answer requests live, replay them in four ways, and compare: exactness, speed, memory.
+    """Answer requests live, stages killed meanwhile, replay them in four ways, and compare: exactness, speed, memory.
 
     Exit code 1 when a replay of joined requests by the same model was not the same byte for byte apart from timings.
 
     Example: tablecast bench replay --requests 10000 --json
     """
     from ops.bench.replay import run_replays
+    from ops.replay.command import print_comparison
 
     with _watched("replayed", requests) as progress:
         report = asyncio.run(run_replays(load_settings(), requests, model, progress))
-    _print(asdict(report), report.faults, as_json=as_json)
+    if not as_json:
+        for name, run in report.runs.items():
+            Console().rule(name)
+            print_comparison(run.comparison)
+    runs = {
+        name: f"{run.requests_per_second:,} requests a second; resident, MiB: {run.megabytes}"
+        for name, run in report.runs.items()
+    }
+    figures = report.figures() if as_json else {**vars(report), "runs": len(runs), **runs}
+    _print(figures, report.faults, as_json=as_json)
 
 
 def _print(figures: Mapping[str, Any], faults: Sequence[str], *, as_json: bool) -> None:

@@ -109,7 +109,7 @@ def replay(
         + (f", on topics replay-{plan.name}.*" if keep else "")
     )
     if comparison is not None:
-        _print_comparison(comparison)
+        print_comparison(comparison)
 
 
 def as_figures(comparison: "Comparison") -> dict[str, object]:
@@ -150,7 +150,8 @@ def _print_size(plan: "Plan", size: "Size", *, as_json: bool) -> None:
     Console().print(table)
 
 
-def _print_comparison(comparison: "Comparison") -> None:
+def print_comparison(comparison: "Comparison") -> None:
+    """Show on the terminal how the answers compare, with reasons and examples."""
     console = Console()
     table = Table("verdict", "requests", "share", title=f"{comparison.total:,} requests")
     for verdict, number in comparison.verdicts.most_common():

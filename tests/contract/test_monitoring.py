@@ -12,6 +12,7 @@ from prometheus_client import REGISTRY
 
 import models.embedding_cache  # noqa: F401 - defines metrics
 import streams.metrics  # noqa: F401 - as above
+from ops.bench.alerts import SCRAPE_SECONDS
 
 OPS = Path(__file__).parents[2] / "ops"
 SCENARIOS = Path(__file__).with_name("alert_scenarios.yml")
@@ -60,6 +61,10 @@ def test_what_is_scraped_are_services_of_compose_on_the_port_they_serve():
         (found,) = job["dns_sd_configs"]
         assert found["port"] == port
         assert set(found["names"]) <= set(COMPOSE["services"])
+
+
+def test_the_bench_of_alerts_scrapes_as_often_as_a_deployment():
+    assert CONFIG["global"]["scrape_interval"] == CONFIG["global"]["evaluation_interval"] == f"{SCRAPE_SECONDS}s"
 
 
 def test_panels_do_not_lie_on_one_another_and_have_ids_of_their_own():
