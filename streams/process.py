@@ -23,9 +23,9 @@ COLLECT_AFTER = (20_000, 20, 100)  # allocations; young collections; middle coll
 def notify_ready() -> None:
     """Send READY=1 to ``NOTIFY_SOCKET``, as systemd has it, the first time; without that variable nothing is sent.
 
-    What has been loaded by then stays: the garbage collector is told not to look at it again, which took it 100 ms. What
-    is allocated after it is freed by reference counts, but for the rare cycle: it looks at that seldom, because under
-    load it found nothing in 100 to 200 ms every few seconds.
+    What has been loaded by then stays: the garbage collector is told not to look at it again, which took it 100 ms.
+    What is allocated after it is freed by reference counts, but for the rare cycle: it looks at that seldom, because
+    under load it found nothing in 100 to 200 ms every few seconds.
     """
     gc.collect()
     gc.freeze()
