@@ -11,6 +11,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from ops.bench.campaign_command import alerts, campaign, catalogue, dead_letters, race, replays
+from ops.bench.learning_command import learning
+from ops.bench.statistics_command import canary, off_policy
+from ops.bench.strategies_command import strategies
 from ops.errors import explained
 
 if TYPE_CHECKING:
@@ -18,6 +22,10 @@ if TYPE_CHECKING:
     from streams.settings import Settings
 
 app = typer.Typer(help="Measure the running system, beside the floor of the bare libraries.", no_args_is_help=True)
+for command in (campaign, race, catalogue, strategies, off_policy, canary, learning):
+    app.command()(command)
+app.command("deadletters")(dead_letters)
+app.command("replay")(replays)
 
 Requests = Annotated[int, typer.Option(min=100, max=100_000, help="Requests in a round.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]

@@ -50,6 +50,9 @@ def import_dataset(
         typer.echo(describe(destination, meta))
 
 
+import_dataset.__doc__ = HELP  # which names the formats there are
+
+
 def describe(destination: Path, meta: Meta) -> str:
     """Say what was written, and what was left out why, for people."""
     counts = f"{meta.items:,} items, {meta.interactions:,} interactions, {meta.requests:,} requests"
