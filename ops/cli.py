@@ -1,9 +1,9 @@
-"""The command line. A command is imported when it is called: ``tablecast request`` answers before it has read the rest."""
+"""The command line. A command is imported when it is called, so that an answer does not wait for all the others."""
 
 import importlib
 import sys
+from typing import Any
 
-import click
 import typer
 from typer.core import TyperGroup
 
@@ -34,20 +34,21 @@ COMMANDS = {  # in the order of --help; of each, where its function, or its grou
 class _Commands(TyperGroup):
     """Imports what is called; all of it for ``--help``."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - as click asks
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002 - as click has it
         return list(COMMANDS)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - as click asks
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002 - as click has it
         if cmd_name not in COMMANDS:
             return None
         module, attribute = COMMANDS[cmd_name].split(":")
         found = getattr(importlib.import_module(module), attribute)
-        if not isinstance(found, typer.Typer):
-            function, found = found, typer.Typer(add_completion=False)
-            found.command(cmd_name)(function)
-        command = typer.main.get_command(found)
-        command.name = cmd_name
-        return command
+        if isinstance(found, typer.Typer):
+            group = typer.main.get_group(found)
+            group.name = cmd_name
+            return group
+        alone = typer.Typer(add_completion=False)
+        alone.command(cmd_name)(found)
+        return typer.main.get_command(alone)
 
 
 app = typer.Typer(
