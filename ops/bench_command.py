@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from streams.settings import Settings
 
 app = typer.Typer(help="Measure the running system, beside the floor of the bare libraries.", no_args_is_help=True)
-for command in (campaign, race, catalogue, strategies, off_policy, canary, learning):
+for command in (campaign, race, catalogue, alerts, strategies, off_policy, canary, learning):
     app.command()(command)
 app.command("deadletters")(dead_letters)
 app.command("replay")(replays)
