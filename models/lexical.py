@@ -29,14 +29,31 @@ def terms(text: str) -> Counter[str]:
     """Return how often each word occurs, without case and plural endings; of Chinese, each pair of characters."""
     counts: Counter[str] = Counter()
     for run, count in Counter(_RUN.findall(unicodedata.normalize("NFKC", text).casefold())).items():
-        if not _IS_UNSPACED.match(run):
-            counts[_singular(run)] += count
-        elif len(run) == 1:
-            counts[run] += count
-        else:
-            for place in range(len(run) - 1):
-                counts[run[place : place + 2]] += count
+        for term, _, _ in _terms_of_run(run):
+            counts[term] += count
     return counts
+
+
+def term_places(text: str) -> list[tuple[str, int, int]]:
+    """Return where each term of a text is: the term, its first character and the one after its last."""
+    folded = [
+        (letter, place)
+        for place, character in enumerate(text)
+        for letter in unicodedata.normalize("NFKC", character).casefold()
+    ]
+    return [
+        (term, folded[run.start() + start][1], folded[run.start() + end - 1][1] + 1)
+        for run in _RUN.finditer("".join(letter for letter, _ in folded))
+        for term, start, end in _terms_of_run(run.group())
+    ]
+
+
+def _terms_of_run(run: str) -> list[tuple[str, int, int]]:
+    if not _IS_UNSPACED.match(run):
+        return [(_singular(run), 0, len(run))]
+    if len(run) == 1:
+        return [(run, 0, 1)]
+    return [(run[place : place + 2], place, place + 2) for place in range(len(run) - 1)]
 
 
 def _singular(word: str) -> str:
@@ -91,13 +108,35 @@ class LexicalIndex:
         counts there too: what is left of a text is not the whole of it.
         """
         scores = np.zeros(size)
-        none = array("l"), array("l")
-        found = sorted((len(self._postings.get(term, none)[0]), term) for term in terms(text))
         highest = 0.0
-        for frequency, term in found[:MAX_QUERY_TERMS]:
-            rarity = math.log(1 + (len(self) - frequency + 0.5) / (frequency + 0.5))
+        for term, rarity in self._rarities(text):
             highest += rarity
-            if frequency:
-                rows, occurrences = (np.frombuffer(column, dtype=np.dtype("l")) for column in self._postings[term])
-                scores[rows] += rarity * (occurrences / (occurrences + self._saturation[rows]))
+            rows, said = self._said(term)
+            scores[rows] += rarity * said
         return scores / highest if highest else scores
+
+    def by_term(self, text: str, size: int) -> dict[str, np.ndarray]:
+        """Return what each of the terms of a text adds to the ``scores`` of rows [size]."""
+        rarities = self._rarities(text)
+        highest = sum(rarity for _, rarity in rarities)
+        added = {}
+        for term, rarity in rarities:
+            rows, said = self._said(term)
+            added[term] = np.zeros(size)
+            added[term][rows] = rarity / highest * said
+        return added
+
+    def _rarities(self, text: str) -> list[tuple[str, float]]:
+        """Return the terms of a text that count and what each is worth, the rarest first."""
+        found = sorted((len(self._postings[term][0]) if term in self._postings else 0, term) for term in terms(text))
+        return [
+            (term, math.log(1 + (len(self) - frequency + 0.5) / (frequency + 0.5)))
+            for frequency, term in found[:MAX_QUERY_TERMS]
+        ]
+
+    def _said(self, term: str) -> tuple[np.ndarray, np.ndarray]:
+        """Return the rows that have a term, and how much each says it: 0 to 1."""
+        if term not in self._postings:
+            return np.zeros(0, np.int64), np.zeros(0)
+        rows, occurrences = (np.frombuffer(column, dtype=np.dtype("l")) for column in self._postings[term])
+        return rows, occurrences / (occurrences + self._saturation[rows])

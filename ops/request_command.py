@@ -4,7 +4,7 @@ import asyncio
 import json
 import time
 import uuid
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import typer
@@ -15,6 +15,7 @@ from rich.table import Table
 
 from ops.cluster import connected
 from ops.errors import explained
+from ops.progress import progress_bar
 from schemas.codec import decode, encode
 from schemas.domains import pack_for
 from schemas.errors import BadInputError, ExplainedError
@@ -23,6 +24,9 @@ from schemas.topics import RECOMMENDATIONS, USERS_REQUESTS
 from streams.kafka import client_options, full_name
 from streams.settings import Settings, load_settings
 from streams.tracing import tracer
+
+if TYPE_CHECKING:
+    from models.word_attributions import TextScore
 
 
 class NoAnswerError(ExplainedError):
@@ -43,6 +47,9 @@ def request(
     open_now: Annotated[bool, typer.Option("--open-now", help="Only what is open.")] = False,
     category: Annotated[list[str] | None, typer.Option(help="Any of these; may be repeated.")] = None,
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds to wait for the answer.")] = 10.0,
+    why: Annotated[
+        bool, typer.Option("--why", help="Also print which words moved the first item's text score, and how much.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the recommendation as JSON.")] = False,
 ) -> None:
     """Post one request and print the ranked list with its reasons.
@@ -50,8 +57,12 @@ def request(
     Example: tablecast request "安静一点的川菜，人均80" --near 31.23,121.47 --weather rain
 
     Example: tablecast request "somewhere cosy near the river, it's raining" --near 31.23,121.47 --open-now
+
+    Example: tablecast request "安静一点的川菜" --why
     """
     with explained():
+        if why and not text.strip():
+            raise BadInputError("--why says which words moved a score: give some")
         pack_for(domain)
         settings = connected(load_settings())
         constraints = Constraints(
@@ -70,10 +81,34 @@ def request(
         )
         decode(Request, encode(asked))  # the contract's own limits, before anything is posted
         answer, milliseconds = asyncio.run(_ask(settings, user, asked, timeout))
+        words = _words(settings, asked, answer) if why and answer.items else None
     if as_json:
-        typer.echo(json.dumps(msgspec.to_builtins(answer), ensure_ascii=False))
-    else:
-        _print(answer, milliseconds)
+        told = msgspec.to_builtins(answer)
+        if words:
+            told["text_score"] = words._asdict() | {"words": [word._asdict() for word in words.words]}
+        typer.echo(json.dumps(told, ensure_ascii=False))
+        return
+    _print(answer, milliseconds)
+    if words:
+        from ops.request_words import shaded
+
+        first = answer.items[0]
+        console = Console()
+        console.print(
+            f"text score of {first.name or first.item_id}: {words.score:+.2f}, without words {words.without:+.2f}"
+        )
+        console.print(shaded(words))
+
+
+def _words(settings: Settings, asked: Request, answer: Recommendation) -> "TextScore":
+    from ops.request_words import catalogue_items, words_that_moved
+
+    items = asyncio.run(catalogue_items(settings, asked.domain, answer.items[0].item_id))
+    with progress_bar() as progress:
+        task = progress.add_task("reading items", total=None)
+        return words_that_moved(
+            settings, asked, answer, items, lambda done, of: progress.update(task, completed=done, total=of)
+        )
 
 
 async def _ask(settings: Settings, user: str, asked: Request, timeout: float) -> tuple[Recommendation, float]:
