@@ -60,7 +60,7 @@ class RankerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     learning_rate: float = 0.08
     dimensions: int = 64
     without: tuple[str, ...] = ()
-    sequence: SequenceSettings | None = None
+    sequence: SequenceSettings | None = None  # None: with its defaults where people don't choose the same again
 
 
 class TrainingSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -164,6 +164,8 @@ def train_model(
         fill_catalogue(catalogue, data, pack, encoder, EmbeddingCache(cache_folder() / "embeddings.sqlite"))
         encoder.close()
         options = msgspec.structs.asdict(settings.ranker)
+        if options["sequence"] is None and not pack.repeats:
+            options["sequence"] = SequenceSettings()
         ranker = train_ranker(data, pack, seed=seed, catalogue=catalogue, progress=advance, **options)
         with written_at_once(work / artefact.RANKER) as draft:
             ranker.save(draft)
