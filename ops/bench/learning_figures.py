@@ -71,7 +71,7 @@ def _reached(regained: Array, seen: Array) -> float | None:
 
 
 def picture(lives: Lives, shift_after: int | None, path: Path) -> None:
-    """Draw clicks per list and share of the best by day, with intervals over seeds, as SVG."""
+    """Draw clicks per list and share of the best by day, each seed and their mean, as SVG."""
     figure = Figure(figsize=(9, 3.4), layout="constrained")
     panels: dict[str, Callable[[str], Array]] = {
         "true clicks per list": lambda arm: _column(lives, arm, "clicks"),
@@ -80,13 +80,14 @@ def picture(lives: Lives, shift_after: int | None, path: Path) -> None:
     for place, (label, values) in enumerate(panels.items(), 1):
         axes = figure.add_subplot(1, len(panels), place)
         for arm, colour in (("frozen", "#8a8a8a"), ("learning", "#1f6f8b")):
-            means, halves = np.array([interval(column) for column in values(arm).T]).T
-            days = np.arange(1, len(means) + 1)
-            axes.plot(days, means, color=colour, marker="o", markersize=3, label=arm)
-            axes.fill_between(days, means - halves, means + halves, color=colour, alpha=0.2, linewidth=0)
+            of_seeds = values(arm)
+            days = np.arange(1, of_seeds.shape[1] + 1)
+            axes.plot(days, of_seeds.T, color=colour, alpha=0.4, linewidth=0.7)
+            axes.plot(days, of_seeds.mean(axis=0), color=colour, marker="o", markersize=3, label=arm)
         if shift_after is not None:
             axes.axvline(shift_after + 0.5, color="#d9822b", linewidth=1, linestyle="--", label="tastes shift")
         axes.set_ylim(bottom=0)
+        axes.set_xticks(days)
         axes.set_xlabel("day", fontsize=8)
         axes.set_ylabel(label, fontsize=8)
         axes.tick_params(labelsize=7)
