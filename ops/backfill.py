@@ -4,11 +4,13 @@ The stage's own code runs over what lies on the topics, in memory, one partition
 running stage has come. Requests are not joined anew: `requests.joined` has each with all it saw, and an example must
 carry what was served. What comes of it goes to fresh topics under a prefix of their own and is compared with what is
 there. Only ``switch`` writes to the live topics, from the fresh ones, and may be done again after it was broken off.
+One backfill runs at a time, and deletes the fresh topics that an earlier one has left because it was killed.
 
 What retention has taken can't be made again. State: rows that the rest of the history says nothing of stay as they are.
 Examples: those that can't be made again are copied.
 """
 
+import asyncio
 import contextlib
 import hashlib
 from collections import Counter
@@ -51,6 +53,9 @@ What = Literal["state", "retraining"]
 # At one event time, in this order.
 INPUTS = (USERS_ERASURE, USERS_CONTEXT, REQUESTS_JOINED, RECOMMENDATIONS, USERS_FEEDBACK)
 ROWS: tuple[type[msgspec.Struct], ...] = (UserState, ItemRow, Served)  # of the changelogs
+ALONE = "backfill-alone"  # the consumer group whose one member a running backfill is
+SESSION_MS = 10_000  # until Kafka notices that it was killed
+JOIN_SECONDS = 60.0
 ROWS_AT_ONCE = 10_000  # records between two writes of changed rows into the tables
 
 
@@ -65,6 +70,7 @@ class Backfill:
     records: int = 0  # read
     counts: dict[str, Counter[str]] = field(default_factory=dict)  # same, changed, added, removed, kept
     missing: list[str] = field(default_factory=list)  # topics whose beginning retention has taken
+    leftovers: int = 0  # topics of an earlier backfill that was killed, which have been deleted
     switched: bool = False
 
 
@@ -89,7 +95,7 @@ async def backfill(
         watch: called with the records read and the records there are to read.
 
     Raises:
-        StillRunningError: ``switch``, and a process runs that works on what would be replaced.
+        StillRunningError: another backfill runs; or ``switch``, and a process works on what would be replaced.
         BadInputError: topics are missing.
 
     """
@@ -101,6 +107,8 @@ async def backfill(
         stack.push_async_callback(admin.close)
         if switch:
             await _check_stopped(settings, admin, what)
+        await stack.enter_async_context(_alone(kafka, admin))
+        done.leftovers = await _delete_leftovers(kafka, admin)
         fresh = await stack.enter_async_context(isolated(settings, "backfill"))
         producer = AIOKafkaProducer(**client_options(kafka), enable_idempotence=True, max_request_size=4 * MIB)
         await producer.start()
@@ -153,6 +161,38 @@ async def _check_stopped(settings: Settings, admin: AIOKafkaAdminClient, what: W
             f"a process works in the group {group}: stop every `tablecast {command}` first, and wait ten seconds until "
             "the group has noticed; what apps post meanwhile waits in Kafka"
         )
+
+
+@contextlib.asynccontextmanager
+async def _alone(kafka: KafkaSettings, admin: AIOKafkaAdminClient) -> AsyncIterator[None]:
+    """Be the only backfill of this installation; one that is killed is soon none any more."""
+    topic = full_name(kafka, USERS_ERASURE)  # a group needs one: this has the fewest records, which nobody reads here
+    await partitions_of(kafka, topic)
+    consumer = AIOKafkaConsumer(
+        topic,
+        **client_options(kafka),
+        group_id=kafka.prefix + ALONE,
+        enable_auto_commit=False,
+        session_timeout_ms=SESSION_MS,
+        max_poll_interval_ms=2**31 - 1,
+    )
+    await consumer.start()
+    try:
+        async with asyncio.timeout(JOIN_SECONDS):
+            while not consumer.assignment():
+                await asyncio.sleep(0.05)
+        (response,) = await admin.describe_consumer_groups([kafka.prefix + ALONE])
+        if sum(len(entry[-1]) for entry in response.groups) > 1:
+            raise StillRunningError("another backfill runs: wait for its end, or for ten seconds if it was killed")
+        yield
+    finally:
+        await consumer.stop()
+
+
+async def _delete_leftovers(kafka: KafkaSettings, admin: AIOKafkaAdminClient) -> int:
+    names = [name for name in await admin.list_topics() if name.startswith(f"{kafka.prefix}backfill-")]
+    await admin.delete_topics(names)
+    return len(names)
 
 
 async def _history(

@@ -66,6 +66,8 @@ def _print(what: str, done: "Backfill") -> None:
     for topic, counts in done.counts.items():
         table.add_row(topic, *(f"{counts[verdict]:,}" for verdict in VERDICTS))
     console.print(table)
+    if done.leftovers:
+        console.print(f"{done.leftovers} topics of a backfill that was killed have been deleted", style="yellow")
     if done.missing:
         console.print(f"retention has taken the beginning of {', '.join(done.missing)}", style="yellow")
     console.print("the live topics have it now: start the stage again" if done.switched else "nothing live was changed")

@@ -11,7 +11,7 @@ from schemas.errors import BadInputError
 from schemas.topics import MIB
 from streams.kafka import client_options
 from streams.settings import KafkaSettings
-from streams.topic_admin import existing_topics
+from streams.topic_admin import partition_counts
 
 
 class Range(NamedTuple):
@@ -45,11 +45,11 @@ async def partitions_of(kafka: KafkaSettings, *names: str) -> list[TopicPartitio
         BadInputError: one of them is not there.
 
     """
-    found = await existing_topics(kafka, names)
+    found = await partition_counts(kafka, names)
     for name in names:
         if name not in found:
             raise BadInputError(f"topic {name} does not exist on {kafka.bootstrap}: run `tablecast topics apply`")
-    return [TopicPartition(name, number) for name in names for number in range(found[name].partitions)]
+    return [TopicPartition(name, number) for name in names for number in range(found[name])]
 
 
 async def whole(reader: AIOKafkaConsumer, partitions: list[TopicPartition]) -> dict[TopicPartition, Range]:

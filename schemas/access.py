@@ -66,6 +66,17 @@ ROLES = (
         groups=("trainer*",), transactions=("trainer*", "models-*"),
     ),
     Role(
+        "backfill", "makes user state and training examples anew and puts them in the place of what is there",
+        reads=(
+            *_USERS, REQUESTS_JOINED.name, RECOMMENDATIONS.name, RETRAINING.name, DEADLETTERS.name, "state-*",
+            "backfill-*",
+        ),
+        writes=("state-*", RETRAINING.name, "backfill-*"),
+        groups=("backfill-*",),
+        administers=("backfill-*", RETRAINING.name),  # of that it deletes the records it has replaced
+        watches=("state", "trainer*"),
+    ),
+    Role(
         "ops", "reads everything, retries dead letters, forgets users, announces models, replays under a prefix",
         reads=("*",),
         writes=(*_USERS, CATALOG_ITEMS.name, MODELS.name, f"{DEADLETTERS.name}-*", "replay*"),

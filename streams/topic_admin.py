@@ -243,6 +243,19 @@ async def existing_topics(kafka: KafkaSettings, names: Iterable[str]) -> dict[st
         return await _existing(admin, names)
 
 
+async def partition_counts(kafka: KafkaSettings, names: Iterable[str]) -> dict[str, int]:
+    """Return how many partitions each of the named topics has that this client may see; needs no look at settings.
+
+    Raises:
+        TopicsError: no cluster, or it can't be reached.
+
+    """
+    async with _admin(kafka) as admin:
+        present = sorted(set(await admin.list_topics()) & set(names))
+        described = await admin.describe_topics(present) if present else []
+        return {topic["topic"]: len(topic["partitions"]) for topic in described}
+
+
 @asynccontextmanager
 async def _admin(kafka: KafkaSettings) -> AsyncIterator[AIOKafkaAdminClient]:
     try:

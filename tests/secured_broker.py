@@ -23,7 +23,7 @@ from streams.settings import KafkaSettings
 
 ADMIN = "admin"
 STRANGER = "stranger"  # may connect, and has no role
-USERS = (ADMIN, STRANGER, "app", "merchant", "state", "inference", "trainer", "ops")
+USERS = (ADMIN, STRANGER, "app", "merchant", "state", "inference", "trainer", "backfill", "ops")
 MECHANISM = "SCRAM-SHA-512"
 
 

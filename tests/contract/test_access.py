@@ -31,13 +31,21 @@ def test_every_topic_has_a_writer_and_a_reader():
         assert readers(topic.name) - {"ops"} or topic in (DEADLETTERS, MODELS_SHADOW, MODELS_DECISIONS), topic.name
 
 
-def test_what_a_stage_answers_or_learns_from_nobody_else_writes():
+def test_what_a_stage_answers_or_learns_from_nobody_writes_but_a_backfill():
     assert writers(RECOMMENDATIONS.name) == {"inference"}
-    assert writers(RETRAINING.name) == {"state"}
+    assert writers(RETRAINING.name) == {"state", "backfill"}
     for changelog in CHANGELOGS:
-        assert writers(changelog.name) == {"state"}
-        assert readers(changelog.name) == {"state", "ops"}
-    assert readers(RETRAINING.name) == {"trainer", "ops"}
+        assert writers(changelog.name) == {"state", "backfill"}
+        assert readers(changelog.name) == {"state", "backfill", "ops"}
+    assert readers(RETRAINING.name) == {"trainer", "backfill", "ops"}
+
+
+def test_a_replay_and_a_backfill_may_write_topics_of_their_own_and_apps_may_not_even_see_them():
+    for role in ("ops", "backfill"):
+        own = f"{'replay' if role == 'ops' else role}-1f."
+        for topic in (*TOPICS, *CHANGELOGS):
+            assert writers(own + topic.name) == {role}
+            assert readers(own + topic.name) <= {role, "ops"}
 
 
 def test_names_carry_the_prefix_and_a_star_means_all_that_begin_so():

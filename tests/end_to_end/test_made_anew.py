@@ -1,6 +1,8 @@
 """What a backfill makes of the recorded past is what the running stage has made of it."""
 
 import asyncio
+import os
+import sys
 import time
 
 import msgspec
@@ -10,13 +12,16 @@ from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 from models.user_state import UserState
 from ops.backfill import StillRunningError, backfill
 from ops.bench.deployment import committed_records, deployed, end_offsets, next_record, reading
+from ops.dead_letters.letters import DECISIONS
 from ops.simulator.events import catalogue
+from ops.stages import variables
 from schemas.codec import decode, encode
 from schemas.records import Context, Erasure, Feedback, JoinedRequest, Recommendation, Request
 from schemas.topics import (
     RECOMMENDATIONS,
     REQUESTS_JOINED,
     RETRAINING,
+    TOPICS,
     USERS_CONTEXT,
     USERS_ERASURE,
     USERS_FEEDBACK,
@@ -32,6 +37,7 @@ USERS = [f"user-{number}" for number in range(20)]
 ACTING, FORGOTTEN = USERS[:10], USERS[19]
 MINUTE, HOUR = 60_000, 3_600_000
 PATIENCE_SECONDS = 120
+FRESH = (*TOPICS, *CHANGELOGS, DECISIONS)  # what a backfill makes
 USER_ROWS = CHANGELOGS[TABLES.index("users")]
 
 
@@ -152,6 +158,12 @@ async def test_what_is_made_again_equals_what_is_there_and_takes_its_place(stage
 
         with pytest.raises(StillRunningError, match="tablecast state"):
             await backfill(settings, "state", switch=True)
+        both = await asyncio.gather(*(backfill(settings, "state", switch=False) for _ in "ab"), return_exceptions=True)
+        assert any(isinstance(each, StillRunningError) and "another backfill" in str(each) for each in both)
+
+        await killed_half_way(settings)
+        assert (await backfill(settings, "state", switch=False)).leftovers == len(FRESH)
+        assert await fresh_topics(settings) == []
 
         # A row is lost, another belongs to nobody: the switch puts that right.
         deployment.supervision[0].cancel()
@@ -191,6 +203,26 @@ async def test_what_is_made_again_equals_what_is_there_and_takes_its_place(stage
         assert kept.missing == [REQUESTS_JOINED.name]
         assert kept.counts == {RETRAINING.name: {"same": len(originals)}}
         assert await examples(deployment) == originals
+
+
+async def killed_half_way(settings):
+    """Run the command and kill it as soon as all its topics are there."""
+    environment = {**os.environ, **variables(settings)}
+    process = await asyncio.create_subprocess_exec(sys.executable, "-m", "ops", "backfill", "state", env=environment)
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while len(await fresh_topics(settings)) < len(FRESH):
+            assert process.returncode is None
+    process.kill()
+    await process.wait()
+
+
+async def fresh_topics(settings):
+    admin = AIOKafkaAdminClient(**client_options(settings.kafka))
+    await admin.start()
+    try:
+        return [name for name in await admin.list_topics() if name.startswith(f"{settings.kafka.prefix}backfill-")]
+    finally:
+        await admin.close()
 
 
 async def retention_takes(deployment, topic):

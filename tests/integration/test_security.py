@@ -8,6 +8,8 @@ import subprocess
 import sys
 import time
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -18,11 +20,11 @@ from aiokafka.errors import (
     TopicAuthorizationFailedError,
     TransactionalIdAuthorizationFailed,
 )
-from running_stages import exported_encoder
 from secured_broker import STRANGER, USERS, Secured, password_of, secured_broker
+from trainer_deployment import tiny_model
 
 from ops.broker import kafka as apache_kafka
-from ops.simulator.events import catalogue
+from ops.simulator.publish import run_simulation
 from ops.simulator.world import build_world
 from ops.stages import Stage, variables
 from schemas.access import ROLES
@@ -35,11 +37,10 @@ from schemas.records import (
     Recommendation,
     RecommendedItem,
     Request,
-    TrainingExample,
 )
 from schemas.topics import (
-    CATALOG_ITEMS,
     DEADLETTERS,
+    MODELS,
     RECOMMENDATIONS,
     REQUESTS_JOINED,
     RETRAINING,
@@ -51,16 +52,23 @@ from streams.acls import AccessError, acls_of, apply_acls, require_access
 from streams.kafka import client_options, full_name
 from streams.privacy import KEY_FILE, load_pseudonyms
 from streams.refusals import denied, unreachable
-from streams.settings import PrivacySettings, Settings
+from streams.settings import (
+    InferenceSettings,
+    ModelsSettings,
+    PrivacySettings,
+    Settings,
+    TracingSettings,
+    TrainerSettings,
+)
 from streams.state.app import StateApp
 from streams.state.changelogs import CHANGELOGS
 from streams.topic_admin import apply_topics
 
-__all__ = ["exported_encoder"]
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 PREFIX = "safe."
 PATIENCE_SECONDS = 90
+EXAMPLES = 20  # that start a training
 ANN, BOB = "ann-lee-1987", "bob-stone-1990"
 PHONE, EMAIL, ID_NUMBER, SPOKEN = "13800138000", "ann.lee@example.com", "11010519491231002X", "my mother's birthday"
 TEXT = f"安静的川菜 电话{PHONE} {EMAIL} 身份证{ID_NUMBER}"
@@ -74,24 +82,53 @@ def secured(tmp_path_factory):
         yield running
 
 
+@dataclass(frozen=True)
+class Loop:
+    """Running stages, what they were started with, and what was said to them."""
+
+    folder: Path  # of logs, models, spans and the key of pseudonyms
+    settings: dict[str, Settings]
+    stages: dict[str, Stage]
+    texts: set[str]  # that people of the simulated city wrote
+    people: set[str]  # their ids
+
+
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def loop(secured: Secured, exported_encoder, tmp_path_factory):
-    """Run the stages, each as its own user, and let two people use them; yield the folder of logs and settings."""
+async def loop(secured: Secured, tmp_path_factory):
+    """Run all stages, each let in as its own user in a way of its own, traced, under the simulated city and two people.
+
+    Until the trainer has learnt from what they did.
+    """
     folder = tmp_path_factory.mktemp("stages")
     await apply_topics(secured.settings("admin", PREFIX), extra=CHANGELOGS)
     for role in ROLES:
         kafka = secured.settings("admin", PREFIX)
         await apply_acls(kafka, acls_of(kafka, role, role.name))
-    items = list(catalogue(build_world(3, users=10, restaurants=30), time.time_ns() // 1_000_000))
-    await _post(secured, "merchant", [(CATALOG_ITEMS, event.key.encode(), encode(event.record)) for event in items])
+    clients = {
+        "state": secured.with_certificate("state", PREFIX),
+        "inference": _with_token(secured, "inference"),
+        "trainer": secured.settings("trainer", PREFIX),
+    }
+    settings = {name: _settings(kafka, folder) for name, kafka in clients.items()}
+    (folder / "tiny").mkdir()
+    model = InferenceSettings(model=str(tiny_model(folder / "tiny")))
+    settings = {name: each.model_copy(update={"inference": model}) for name, each in settings.items()}
+    stages = {name: Stage(name, each, folder / f"{name}.log") for name, each in settings.items()}
+    posted = []
     async with AsyncExitStack() as stack:
-        stages = [
-            Stage(name, Settings(kafka=secured.settings(name, PREFIX), data_dir=folder), folder / f"{name}.log")
-            for name in ("state", "inference")
-        ]
-        for stage in stages:
+        for stage in stages.values():
             stack.push_async_callback(stage.stop)
-        await asyncio.gather(*(stage.start(timeout=300) for stage in stages))
+        await asyncio.gather(*(stages[name].start(timeout=300) for name in ("state", "inference")))
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            await run_simulation(
+                _settings(secured.settings("admin", PREFIX), folder),
+                build_world(3, users=20, restaurants=30),
+                rate=3,
+                duration=60,
+                speed=10,
+                start_ms=(int(time.time()) - 600) * 1000,
+                on_event=posted.append,
+            )
         for user in (ANN, BOB):
             await _use(secured, user)
         poison = encode(Request(request_id="r", domain=SPOKEN)), b"\xff" + f"{ANN} {PHONE}".encode(), b"\xc1"
@@ -99,8 +136,30 @@ async def loop(secured: Secured, exported_encoder, tmp_path_factory):
         wrong_kind = msgspec.msgpack.encode({"item_id": "i", "domain": "restaurant", "kind": f"it's {ANN}, {EMAIL}"})
         await _post(secured, "app", [(USERS_FEEDBACK, ANN.encode(), wrong_kind)])
         await _until(secured, DEADLETTERS, 4)
-        await _until(secured, RETRAINING, 2)
-        yield folder
+        wanted = {load_pseudonyms(Settings(data_dir=folder)).of(user.encode()) for user in (ANN, BOB)}
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while not wanted <= {key for key, _ in await _until(secured, RETRAINING, EXAMPLES)}:
+                await asyncio.sleep(0.1)
+        await stages["trainer"].start(timeout=300)
+        await _until(secured, MODELS, 1)
+        asked = [event for event in posted if isinstance(event.record, Request)]
+        texts = {event.record.text for event in asked if event.record.text}
+        yield Loop(folder, settings, stages, texts, {event.key for event in asked})
+
+
+def _settings(kafka, folder: Path) -> Settings:
+    return Settings(
+        kafka=kafka,
+        data_dir=folder,
+        models=ModelsSettings(store=str(folder / "store")),
+        trainer=TrainerSettings(examples=EXAMPLES, hours=1e6),
+        tracing=TracingSettings(export=str(folder / "spans.jsonl")),
+    )
+
+
+def _with_token(secured: Secured, user: str):
+    token = secured.token_file(user, 3600)
+    return secured.settings(user, PREFIX, sasl_mechanism="OAUTHBEARER", sasl_token_file=token, sasl_username=None)
 
 
 async def _use(secured: Secured, user: str) -> None:
@@ -109,13 +168,19 @@ async def _use(secured: Secured, user: str) -> None:
     asked = Request(request_id=f"{user}-1", session_id=f"{user}-today", domain="restaurant", text=f"{TEXT} {user}")
     await _post(secured, "app", [(USERS_CONTEXT, key, encode(Context(weather="rain", fields={"note": TEXT})))])
     await _post(secured, "app", [(USERS_REQUESTS, key, encode(asked))])
-    [answer] = [
-        answer
-        for _, value in await _until(secured, RECOMMENDATIONS, 1 if user == ANN else 2, "app")
-        if (answer := decode(Recommendation, value)).request_id == asked.request_id
-    ]
+    answer = await _answer(secured, asked.request_id)
     visit = Feedback(item_id=answer.items[0].item_id, domain="restaurant", kind="visit", request_id=asked.request_id)
     await _post(secured, "app", [(USERS_FEEDBACK, key, encode(visit))])
+
+
+async def _answer(secured: Secured, request_id: str) -> Recommendation:
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while True:
+            answers = [decode(Recommendation, value) for _, value in await _until(secured, RECOMMENDATIONS, 1, "app")]
+            for answer in answers:
+                if answer.request_id == request_id:
+                    return answer
+            await asyncio.sleep(0.1)
 
 
 async def _post(secured: Secured, role: str, records, prefix: str = PREFIX) -> None:
@@ -128,7 +193,7 @@ async def _post(secured: Secured, role: str, records, prefix: str = PREFIX) -> N
 async def _until(
     secured: Secured, topic, count: int, role: str = "ops", prefix: str = PREFIX
 ) -> list[tuple[bytes, bytes | None]]:
-    """Return the records of a topic as soon as there are so many."""
+    """Return all records of a topic as soon as there are so many."""
     kafka, found = secured.settings(role, prefix), []
     partitions = [
         TopicPartition(full_name(kafka, topic), number) for number in range(topic.partitions(kafka.partitions))
@@ -140,7 +205,8 @@ async def _until(
         asyncio.timeout(PATIENCE_SECONDS),
     ):
         consumer.assign(partitions)
-        while len(found) < count:
+        ends = await consumer.end_offsets(partitions)
+        while len(found) < count or any([await consumer.position(each) < end for each, end in ends.items()]):
             for records in (await consumer.getmany(timeout_ms=200)).values():
                 found += [(record.key, record.value) for record in records]
     return found
@@ -253,16 +319,26 @@ async def test_roles_touch_nothing_of_an_installation_with_another_prefix(secure
 # -- what is kept of people ------------------------------------------------------------------------------------------
 
 
-async def test_a_run_leaves_no_user_id_text_or_secret_in_logs_dead_letters_and_training_examples(secured, loop):
+async def test_a_full_run_leaves_no_user_id_text_or_secret_in_logs_dead_letters_training_examples_and_traces(
+    secured, loop
+):
     letters = await _until(secured, DEADLETTERS, 4)
     examples = await _until(secured, RETRAINING, 2)
-    secrets = [password_of(user) for user in USERS] + [(loop / KEY_FILE).read_text().strip()]
-    kept = _kept(loop, letters, examples)
-    assert kept.keys() == {"state.log", "inference.log", "deadletters", "retraining"}
-    assert _found(kept, [ANN, BOB, PHONE, EMAIL, ID_NUMBER, SPOKEN, *secrets]) == set()
-    assert stat.S_IMODE((loop / KEY_FILE).stat().st_mode) == 0o600
-    pseudonyms = load_pseudonyms(Settings(data_dir=loop))
-    assert {key for key, _ in examples} == {pseudonyms.of(ANN.encode()), pseudonyms.of(BOB.encode())}
+    secrets = [password_of(user) for user in USERS] + [(loop.folder / KEY_FILE).read_text().strip()]
+    secrets += [(secured.folder / "inference.token").read_text()]
+    kept = _kept(loop.folder, letters, examples)
+    assert kept.keys() > {"state.log", "inference.log", "trainer.log", "spans.jsonl", "deadletters", "retraining"}
+    assert any(name.startswith("store") for name in kept)
+    assert all(kept.values())
+    assert _found(kept, [ANN, BOB, PHONE, EMAIL, ID_NUMBER, SPOKEN, *secrets, *loop.people]) == set()
+    assert loop.texts
+    words = {name: what for name, what in kept.items() if name != "retraining"}  # that keeps them, redacted
+    assert _found(words, [TEXT, *loop.texts]) == set()
+    assert stat.S_IMODE((loop.folder / KEY_FILE).stat().st_mode) == 0o600
+    pseudonyms = load_pseudonyms(Settings(data_dir=loop.folder))
+    people = {pseudonyms.of(user.encode()) for user in loop.people}
+    assert {key for key, _ in examples} - people == {pseudonyms.of(ANN.encode()), pseudonyms.of(BOB.encode())}
+    assert {key for key, _ in examples} & people
     assert {key for key, _ in letters} == {pseudonyms.of(ANN.encode())}
     assert {decode(DeadLetter, value).payload for _, value in letters} == {"withheld"}
     assert "川菜 电话[phone] [email] 身份证[id number]" in kept["retraining"].decode(errors="replace")
@@ -270,7 +346,8 @@ async def test_a_run_leaves_no_user_id_text_or_secret_in_logs_dead_letters_and_t
 
 def _kept(folder, letters, examples) -> dict[str, bytes]:
     """Return all that is kept of a run, by where it is."""
-    kept = {file.name: file.read_bytes() for file in folder.glob("*.log")}
+    files = [*folder.glob("*.log"), *folder.glob("*.jsonl"), *(folder / "store").rglob("*.json")]
+    kept = {str(file.relative_to(folder)): file.read_bytes() for file in files}
     for topic, records in (("deadletters", letters), ("retraining", examples)):
         kept[topic] = b"\n".join(part for record in records for part in record if part)
     return kept
@@ -320,8 +397,18 @@ async def test_an_example_lies_in_the_partition_of_its_user(secured, loop):
     assert where["retraining"] == where["requests.joined"]
 
 
-async def test_a_forgotten_user_is_in_no_table_and_no_changelog_and_the_receipt_says_what_is_left(secured, loop):
-    settings = Settings(kafka=secured.settings("ops", PREFIX), data_dir=loop)
+async def test_a_replay_by_the_ops_user_answers_as_then_and_an_app_may_not_read_its_topics(secured, loop):
+    settings = _settings(secured.settings("ops", PREFIX), loop.folder)
+    settings = settings.model_copy(update={"inference": loop.settings["inference"].inference})
+    run = await asyncio.to_thread(_tablecast, settings, "replay", "--compare", "--keep", "--name", "checked", "--json")
+    assert run.returncode == 0, run.stderr
+    assert json.loads(run.stdout)["comparison"]["verdicts"].keys() == {"identical"}
+    with pytest.raises(AccessError, match=r"safe\.replay-checked\.recommendations"):
+        await require_access(secured.settings("app", PREFIX), ["replay-checked.recommendations"], [])
+
+
+async def test_a_forgotten_user_is_in_no_table_no_changelog_and_no_later_training(secured, loop):
+    settings = Settings(kafka=secured.settings("ops", PREFIX), data_dir=loop.folder)
     run = await asyncio.to_thread(_tablecast, settings, "forget", ANN, "--json")
     assert run.returncode == 0, run.stderr
     receipt = json.loads(run.stdout)
@@ -339,10 +426,51 @@ async def test_a_forgotten_user_is_in_no_table_and_no_changelog_and_the_receipt_
     users = await _last_values(secured, CHANGELOGS[0])
     assert users[ANN.encode()] is None
     assert users[BOB.encode()] is not None
-    # What a training reads and leaves out by: the erasures' users under all the names they ever had.
+
     names = load_pseudonyms(settings).names(ANN.encode())
-    left = [value for key, value in await _until(secured, RETRAINING, 2) if key not in names]
-    assert [decode(TrainingExample, value).action for value in left] == ["visit"]
+    examples = await _until(secured, RETRAINING, 2)
+    theirs = sum(key in names for key, _ in examples)
+    assert theirs
+    await loop.stages["trainer"].stop()
+    run = await asyncio.to_thread(_tablecast, loop.settings["trainer"], "trainer", "--repeat", _trained(loop), "--json")
+    repeated = json.loads(run.stdout)
+    assert repeated["erased"] == theirs
+    assert not repeated["same"]  # it is another model without them
+
+
+def _trained(loop: Loop) -> str:
+    """Return the first version that the trainer has made."""
+    found = [json.loads(file.read_text()) for file in (loop.folder / "store").rglob("model.json")]
+    return next(each["version"] for each in found if each["training"].get("range"))
+
+
+async def test_a_backfill_by_its_own_user_takes_the_place_of_what_is_there_and_the_stage_goes_on(secured, loop):
+    backfilling = loop.settings["state"].model_copy(update={"kafka": secured.settings("backfill", PREFIX)})
+    refused = loop.settings["state"].model_copy(update={"kafka": secured.settings("app", PREFIX)})
+    run = await asyncio.to_thread(_tablecast, refused, "backfill", "state")
+    assert run.returncode == 1
+    assert "User:app may not use" in run.stderr
+    for name in ("state", "trainer"):
+        await loop.stages[name].stop()
+    for what in ("state", "retraining"):
+        async with asyncio.timeout(PATIENCE_SECONDS):  # Kafka takes seconds to notice that nobody is in the group
+            while True:
+                run = await asyncio.to_thread(_tablecast, backfilling, "backfill", what, "--switch", "--json")
+                if "a process works in the group" not in run.stderr:
+                    break
+        assert run.returncode == 0, run.stderr
+        made = json.loads(run.stdout)
+        assert made["switched"]
+        assert all(counts.keys() == {"same"} for counts in made["counts"].values()), made
+    token = loop.settings["state"].model_copy(update={"kafka": _with_token(secured, "state")})
+    again = Stage("state", token, loop.folder / "state-again.log")
+    await again.start(timeout=300)
+    try:
+        asked = Request(request_id="after-the-switch", domain="restaurant")
+        await _post(secured, "app", [(USERS_REQUESTS, BOB.encode(), encode(asked))])
+        assert (await _answer(secured, asked.request_id)).items
+    finally:
+        await again.stop()
 
 
 def _tablecast(settings: Settings, *command: str) -> subprocess.CompletedProcess[str]:
