@@ -399,8 +399,9 @@ async def test_an_example_lies_in_the_partition_of_its_user(secured, loop):
 
 async def test_a_replay_by_the_ops_user_answers_as_then_and_an_app_may_not_read_its_topics(secured, loop):
     settings = _settings(secured.settings("ops", PREFIX), loop.folder)
-    settings = settings.model_copy(update={"inference": loop.settings["inference"].inference})
-    run = await asyncio.to_thread(_tablecast, settings, "replay", "--compare", "--keep", "--name", "checked", "--json")
+    model = loop.settings["inference"].inference.model  # and not what the trainer has announced since
+    how = ("--compare", "--model", model, "--keep", "--name", "checked", "--json")
+    run = await asyncio.to_thread(_tablecast, settings, "replay", *how)
     assert run.returncode == 0, run.stderr
     assert json.loads(run.stdout)["comparison"]["verdicts"].keys() == {"identical"}
     with pytest.raises(AccessError, match=r"safe\.replay-checked\.recommendations"):
