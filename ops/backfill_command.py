@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -55,7 +54,7 @@ def backfill(
 
             done = asyncio.run(make(settings, what, switch=switch, watch=watch))
     if as_json:
-        typer.echo(json.dumps(asdict(done)))
+        typer.echo(json.dumps(vars(done)))
     else:
         _print(what, done)
 

@@ -1,11 +1,15 @@
-"""What a backfill writes where retention has taken the beginning of the history."""
+"""What a backfill writes where retention has taken the beginning of the history, and what it says."""
 
 import dataclasses
+import json
+from collections import Counter
 
 import pytest
 from memory_stage import MINUTE, NOON, Log, MemoryStage, answer
+from typer.testing import CliRunner
 
 from ops import backfill
+from ops.cli import app
 from schemas.records import Feedback, Request
 from schemas.topics import RECOMMENDATIONS, RETRAINING, USERS_FEEDBACK, USERS_REQUESTS
 from streams.settings import KafkaSettings
@@ -82,3 +86,14 @@ def test_rows_that_history_does_not_reach_stay():
     assert verdict(b"row", None, dict, whole_history=True) == "added"
     assert verdict(b"\x82\xa1a\x01\xa1b\x02", b"\x82\xa1b\x02\xa1a\x01", dict, whole_history=True) == "same"
     assert verdict(b"\x81\xa1a\x01", b"\x81\xa1a\x02", dict, whole_history=True) == "changed"
+
+
+def test_the_command_prints_what_was_made_for_programs(monkeypatch):
+    async def made(*_, **__):
+        return backfill.Backfill(records=3, counts={"state-users-changelog": Counter(same=2, changed=1)})
+
+    monkeypatch.setattr(backfill, "backfill", made)
+    environment = {"TABLECAST_KAFKA__BOOTSTRAP": "127.0.0.1:1"}
+    run = CliRunner().invoke(app, ["backfill", "state", "--json"], env=environment)
+    assert run.exit_code == 0, run.output
+    assert json.loads(run.stdout)["counts"] == {"state-users-changelog": {"same": 2, "changed": 1}}
