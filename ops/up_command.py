@@ -5,6 +5,7 @@ import contextlib
 import signal
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, Any
 
 import typer
@@ -54,6 +55,9 @@ def up(
         configure_logs("up", "warning")
         console = Console(stderr=True)
         with contextlib.ExitStack() as stack:
+            # Beside the broker, which takes its time to start.
+            meanwhile = stack.enter_context(ThreadPoolExecutor(1))
+            city = meanwhile.submit(build_world, seed, users=users, restaurants=restaurants) if simulate else None
             if settings.kafka.bootstrap is None:
                 from ops.broker import start_broker
 
@@ -64,8 +68,7 @@ def up(
             else:
                 kind = f"configured cluster at {settings.kafka.bootstrap}"
             console.print(f"broker: {kind}")
-            world = build_world(seed, users=users, restaurants=restaurants) if simulate else None
-            asyncio.run(_run(settings, kind, world, rate, duration, console))
+            asyncio.run(_run(settings, kind, city.result() if city else None, rate, duration, console))
 
 
 async def _run(
