@@ -5,6 +5,7 @@ import asyncio
 import pytest
 from aiokafka import TopicPartition
 
+from streams.kafka import Pace
 from streams.state.barrier import Barrier, Waitlist
 
 CONTEXT, FEEDBACK = TopicPartition("users.context", 0), TopicPartition("users.feedback", 0)
@@ -42,6 +43,48 @@ async def test_several_may_wait_for_different_ends():
     assert not second.done()
     barrier.applied(CONTEXT, 1)
     assert await asyncio.wait_for(second, 5)
+
+
+async def test_it_is_known_whether_anybody_waits():
+    barrier = Barrier(lambda _: 0)
+    assert await barrier.wait({CONTEXT: 0}, LONG)
+    assert not barrier.awaited.is_set()
+    first, second = (asyncio.create_task(barrier.wait({CONTEXT: end}, LONG)) for end in (1, 2))
+    await settled()
+    assert barrier.awaited.is_set()
+    barrier.applied(CONTEXT, 0)
+    assert await asyncio.wait_for(first, 5)
+    assert barrier.awaited.is_set()
+    barrier.applied(CONTEXT, 1)
+    assert await asyncio.wait_for(second, 5)
+    assert not barrier.awaited.is_set()
+
+
+async def test_a_wait_that_is_given_up_is_nobodys():
+    barrier = Barrier(lambda _: 0)
+    assert not await barrier.wait({CONTEXT: 1}, 0.01)
+    assert not barrier.awaited.is_set()
+
+
+async def test_who_waits_ends_the_readers_rest(monkeypatch):
+    monkeypatch.setattr("streams.kafka.LONGEST_REST_SECONDS", LONG)
+    monkeypatch.setattr("streams.kafka.REST_PER_WORK", 1e9)
+    pace, barrier, read = Pace(), Barrier(lambda _: 0), {CONTEXT: [object()]}
+    resting = asyncio.create_task(pace.rest_after(read, 10, barrier.awaited))
+    await settled()
+    assert not resting.done()
+    waiting = asyncio.create_task(barrier.wait({CONTEXT: 1}, LONG))
+    await asyncio.wait_for(resting, 5)
+    barrier.applied(CONTEXT, 0)
+    assert await asyncio.wait_for(waiting, 5)
+
+
+async def test_a_read_that_brought_nothing_or_all_it_could_needs_no_rest(monkeypatch):
+    monkeypatch.setattr("streams.kafka.LONGEST_REST_SECONDS", LONG)
+    monkeypatch.setattr("streams.kafka.REST_PER_WORK", 1e9)
+    pace = Pace()
+    for read in ({}, {CONTEXT: [object(), object()]}):
+        await asyncio.wait_for(pace.rest_after(read, 2), 5)
 
 
 async def test_the_grace_is_the_longest_wait():
