@@ -129,6 +129,24 @@ class TestLeftOut:
         assert result.left_out == {"ranker": "there are no interactions of split=train"}
         assert result.fine_tuned is not None
 
+    def test_the_transformer_over_choices_where_people_choose_the_same_again(
+        self, city, settings, tmp_path, monkeypatch
+    ):
+        asked_for = []
+
+        def stop(*_, sequence, **__):
+            asked_for.append(sequence)
+            raise InterruptedError
+
+        monkeypatch.setattr(model_training, "train_ranker", stop)
+        plain = msgspec.structs.replace(settings, ranker=RankerSettings())
+        for domain in ("restaurant", "shop"):
+            with pytest.raises(InterruptedError):
+                train_model(
+                    city, pack_for(domain), tmp_path / domain, plain, name="city", command="", parts=("ranker",)
+                )
+        assert asked_for == [None, SequenceSettings()]
+
     def test_but_not_everything(self, city, settings, tmp_path):
         with pytest.raises(BadInputError, match=r"nothing to train: encoder: .*; ranker: "):
             trained(Dataset([], [], [], city.meta), tmp_path / "model", settings)
