@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.catalogue import SCALE, Catalogue, whole_numbers
-from models.features import CLICK_WORTH, History, last_two
+from models.history import CLICK_WORTH, History, last_two
 from models.item_tables import TERMS, ItemTables, Placement
 from models.places import EARTH_RADIUS_METRES, unit_vector
 from schemas.domains import DomainPack

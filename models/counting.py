@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from models.catalogue import Catalogue
-from models.features import CLICK_WORTH, HOUR_MS, last_two, read_history
+from models.history import CLICK_WORTH, HOUR_MS, last_two, read_history
 from schemas.domains import DomainPack
 from schemas.records import JoinedRequest
 

@@ -16,63 +16,22 @@ from numpy.typing import NDArray
 
 from models.catalogue import SCALE, Catalogue
 from models.constraints import open_rows
+from models.history import HOUR_MS, History, last_two
 from models.item_tables import ItemTables, hour_of_week
 from models.places import EARTH_RADIUS_METRES, unit_vector
-from models.user_state import DISMISSAL, KIND_CODE
+from models.returning import describe
+from models.user_state import DISMISSAL
 from schemas.domains import DomainPack
 from schemas.records import POPULARITY_WINDOWS_HOURS, JoinedRequest
 
 Array = NDArray[np.float64]
 Rows = NDArray[np.int64]
 
-HOUR_MS = 3_600_000
-CLICK_WORTH = 0.2  # of a choice
 MAX_PLACES = 60  # of a user's items, by count, that stand for where the user goes
 UNKNOWN = -1.0  # a distance, gap or age that nobody knows
 FAR_METRES = 1e9  # stands for the distance to a place that nobody knows
+UNLIKELY = 1e-7  # a chance that is as good as none
 NEVER = 99.0  # log hours since something that has not happened
-
-
-@dataclass(frozen=True, slots=True)
-class History:
-    """A request's history as arrays [n], without dismissals, oldest first."""
-
-    item: NDArray[np.int64]  # number in ``JoinedRequest.items``
-    worth: Array  # a click counts less than a choice
-    age: Array  # hours before the request
-    hour: Array  # hour of the day, UTC
-    day: NDArray[np.int64]  # day of the week, Monday 0
-    session: NDArray[np.int64]
-    previous: NDArray[np.int64]  # position of the choice before in its session, -1 for none
-    last_of_session: NDArray[np.bool_]
-
-
-def read_history(joined: JoinedRequest) -> History:
-    """Return the history of a joined request as arrays."""
-    raw = joined.history
-    kind = np.array(raw.kind, np.int64)
-    kept = kind != DISMISSAL
-    time = np.array(raw.time, np.int64)[kept]
-    session = np.array(raw.session, np.int64)[kept]
-    previous = np.full(len(session), -1, np.int64)
-    last = np.zeros(len(session), bool)
-    newest: dict[int, int] = {}
-    for position, number in enumerate(session.tolist()):
-        previous[position] = newest.get(number, -1)
-        newest[number] = position
-    last[list(newest.values())] = True
-    if raw.open_session is not None:
-        last[session == raw.open_session] = False
-    return History(
-        item=np.array(raw.item, np.int64)[kept],
-        worth=np.where(kind[kept] == KIND_CODE["click"], CLICK_WORTH, 1.0),
-        age=np.maximum(joined.event_time - time, 0) / HOUR_MS,
-        hour=time / HOUR_MS % 24,
-        day=(time // (24 * HOUR_MS) + 3) % 7,  # 1970 began on a Thursday
-        session=session,
-        previous=previous,
-        last_of_session=last,
-    )
 
 
 # name -> part of the score; the order is the model's input order.
@@ -121,6 +80,8 @@ _declare("taste", "meaning", "meaning_last", family="meaning")
 _declare("followed", "beside", "beside_last", "after", "after_last", family="neighbours")
 _declare("sequence", "next", family="next")
 _declare("learned", "first", "first_rank", "first_chance", family="first")
+_declare("habit", "returns", "returns_rank", family="returning")
+_declare("learned", "chance", "chance_rank", "new_chance", family="returning")
 _declare("dismissed", "dismissed")
 _declare(
     "learned", "gap", "hour", "weekday", "session_length", "session_hours", "session_distinct", "history_length",
@@ -193,15 +154,6 @@ def scene_of(
     return Scene(catalogue, pack, tables, joined, history, mentioned, rows, place, terms, first[rows], last, before)
 
 
-def last_two(joined: JoinedRequest, history: History) -> tuple[int, int]:
-    """Return the history positions of the last two choices, within the session if there is one; -1 for none."""
-    if joined.request.session_id is None:
-        total = len(history.item)
-        return total - 1, max(total - 2, -1)
-    session = np.flatnonzero(history.session == joined.history.open_session)
-    return (int(session[-1]) if len(session) else -1), (int(session[-2]) if len(session) > 1 else -1)
-
-
 def candidate_features(scene: Scene) -> NDArray[np.float32]:
     """Return the features [candidates, len(NAMES)]."""
     values: Values = {}
@@ -214,6 +166,7 @@ def candidate_features(scene: Scene) -> NDArray[np.float32]:
     _tastes(scene, values)
     _learned(scene, values)
     _firsts(scene, values)
+    _returns(scene, values)
     _dismissals(scene, values)
     matrix = np.zeros((len(NAMES), len(scene.rows)), np.float32)
     for column, name in enumerate(NAMES):
@@ -505,6 +458,20 @@ def _firsts(scene: Scene, values: Values) -> None:
     values["first"] = np.log(first + 1e-9)
     values["first_rank"] = np.where(new, np.searchsorted(np.sort(-first), -first), 999.0)
     values["first_chance"] = first * values["new_rate_hours"]
+
+
+def _returns(scene: Scene, values: Values) -> None:
+    """Give how likely the user returns to each candidate, and how likely each is chosen, old or new."""
+    model = scene.tables.returning
+    if model is None:
+        return
+    described = describe(scene.catalogue, scene.pack, scene.joined, scene.history, scene.mentioned)
+    chances, new = model.chances(described, len(scene.joined.items))
+    returns = scene.spread(chances)
+    for name, chance in (("returns", returns), ("chance", returns + new * scene.first)):
+        values[name] = np.log(chance + UNLIKELY)
+        values[f"{name}_rank"] = np.searchsorted(np.sort(-chance), -chance).astype(np.float64)
+    values["new_chance"] = np.log(new)
 
 
 def _dismissals(scene: Scene, values: Values) -> None:

@@ -22,6 +22,7 @@ from models.catalogue import Catalogue, normal_categories
 if TYPE_CHECKING:
     from scipy import sparse
 
+    from models.returning import ReturnModel
     from models.sequence import SequenceModel
 
 HOURS = 48  # of a working day, then of a day of the weekend
@@ -83,6 +84,7 @@ class ItemTables:
     after_weight: NDArray[np.float16] = field(default_factory=lambda: np.zeros((1, 0), np.float16))
     first: NDArray[np.float32] = field(default_factory=lambda: np.array(list(TERMS.values()), np.float32))  # weights
     sequence: "SequenceModel | None" = None  # what comes next, by a transformer
+    returning: "ReturnModel | None" = None  # what users return to
     _placements: WeakKeyDictionary[Catalogue, Placement] = field(default_factory=WeakKeyDictionary, repr=False)
 
     def placed(self, catalogue: Catalogue) -> Placement:
@@ -171,6 +173,8 @@ class ItemTables:
         (folder / "item_tables.json").write_bytes(msgspec.json.encode(names))
         if self.sequence is not None:
             self.sequence.save(folder)
+        if self.returning is not None:
+            self.returning.save(folder)
 
     @classmethod
     def load(cls, folder: Path) -> "ItemTables":
@@ -180,6 +184,7 @@ class ItemTables:
             OSError, ValueError: a file is missing or is not what it should be.
 
         """
+        from models.returning import FILE, ReturnModel
         from models.sequence import NAMES, SequenceModel
 
         names = msgspec.json.decode((folder / "item_tables.json").read_bytes(), type=dict[str, list[str]])
@@ -188,6 +193,8 @@ class ItemTables:
         loaded = cls(rows["items"], rows["categories"], **{name: tables[name] for name in TABLES})
         if (folder / NAMES).exists():
             loaded = replace(loaded, sequence=SequenceModel.load(folder))
+        if (folder / FILE).exists():
+            loaded = replace(loaded, returning=ReturnModel.load(folder))
         if (
             len(loaded.item_count) != len(names["items"]) + 1
             or len(loaded.category_count) != len(names["categories"]) + 1

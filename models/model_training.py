@@ -54,7 +54,8 @@ _log = structlog.get_logger(__name__)
 class RankerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Of the ranker's training; ``ranker_training.train_ranker`` says what they mean."""
 
-    requests: int = 6000
+    requests: int = 16000
+    lists: int = 6000
     rounds: int = 120
     leaves: int = 24
     learning_rate: float = 0.08

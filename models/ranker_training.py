@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
+from zlib import crc32
 
 import numpy as np
 from msgspec.structs import replace
@@ -25,6 +26,8 @@ from models.features import FAMILY, NAMES, candidate_features
 from models.item_tables import TERMS, Choice, ItemTables, build_tables
 from models.ranker import Groups, Ranker, fit_trees
 from models.ranking import Weights, question, ranking_scene
+from models.returning import ReturnModel, describe
+from models.returning_training import NEW, Answered, fit_returning
 from models.sequence_training import SequenceSettings, train_sequence
 from schemas.domains import DomainPack
 from schemas.errors import BadInputError
@@ -34,6 +37,7 @@ CUTS = (0.45, 0.6, 0.75, 0.9)  # of the training interactions
 STALE_SHARE = 0.5  # of the requests, once more with a state that stopped at the cut
 MOST_LEFT_OUT = 0.5  # of the users' last choices, so that the tables still know most of what there is
 MIDDLE_SHARE = 0.15  # of the choices that do not end a session, beside all those that do
+PARTS = 4  # of the users, each of which sees a model of what users return to that others have made
 OTHERS = 300  # that an answer is compared with to weigh what speaks for first choices
 K = 10
 
@@ -50,6 +54,7 @@ def train_ranker(
     pack: DomainPack,
     *,
     requests: int,
+    lists: int,
     rounds: int,
     leaves: int,
     learning_rate: float,
@@ -65,7 +70,9 @@ def train_ranker(
     Args:
         data: a whole dataset; other splits are not looked at.
         pack: its domain.
-        requests: about how many training requests are made from its interactions.
+        requests: about how many training requests are made from its interactions; what users return to is learned
+            from all of them.
+        lists: how many of these, at most, the rest is learned from, as lists of candidates.
         rounds: trees.
         leaves: of a tree.
         learning_rate: of the trees.
@@ -93,8 +100,13 @@ def train_ranker(
         return dataclasses.replace(tables, sequence=model)
 
     questions = training_questions(data, train, pack, requests, learned, seed, progress)
-    first = first_choice_weights(questions, catalogue, pack, seed)
-    made = list(training_groups(questions, first, catalogue, pack, progress))
+    returning = None
+    if "returning" not in without:
+        questions, returning = with_returning(questions, catalogue, pack, seed)
+    drawn = np.random.default_rng(seed).permutation(len(questions))[:lists]
+    listed = [questions[number] for number in np.sort(drawn).tolist()]
+    first = first_choice_weights(listed, catalogue, pack, seed)
+    made = list(training_groups(listed, first, catalogue, pack, progress))
     if not made:
         raise BadInputError("too few interactions to learn from: no choice could be made a training request")
     groups = Groups(
@@ -104,7 +116,7 @@ def train_ranker(
     )
     groups.features[:, [FAMILY[name] in without for name in NAMES]] = 0.0
     trees = fit_trees(groups, rounds=rounds, leaves=leaves, learning_rate=learning_rate, seed=seed)
-    return Ranker(trees, learned(train).with_first(first))
+    return Ranker(trees, dataclasses.replace(learned(train), first=first, returning=returning))
 
 
 def choices(events: Iterable[Interaction]) -> Iterator[Choice]:
@@ -117,6 +129,7 @@ def choices(events: Iterable[Interaction]) -> Iterator[Choice]:
 class Question(NamedTuple):
     """A training request with the state it saw, and the tables of its past."""
 
+    user: str
     joined: JoinedRequest
     relevant: tuple[str, ...]
     tables: ItemTables
@@ -142,7 +155,7 @@ def training_questions(
             tables, past = learned(event for event in each.events if event.split == "train"), each.past
         sample = Dataset(data.items, each.events, each.requests, data.meta)
         for request, joined in joined_requests(sample, pack, each.mode, "valid"):
-            questions.append(Question(joined, request.relevant, tables))
+            questions.append(Question(request.user_id, joined, request.relevant, tables))
             progress(Progress(len(questions), of))
     return questions
 
@@ -191,6 +204,34 @@ def first_choice_weights(
     return learned
 
 
+def with_returning(
+    questions: Sequence[Question], catalogue: Catalogue, pack: DomainPack, seed: int
+) -> tuple[list[Question], ReturnModel | None]:
+    """Return the questions with tables that know what users return to, and the model of that from all of them.
+
+    What a question sees was learned from other users' questions, as the trees would trust it too much otherwise.
+    """
+    answered = []
+    for each in questions:
+        asking = question(catalogue, pack, each.joined, Weights())
+        described = describe(catalogue, pack, each.joined, asking.history, asking.mentioned)
+        chosen = [number for number in described.item.tolist() if each.joined.items[number] in each.relevant]
+        answered.append(Answered(described, chosen[-1] if chosen else NEW))
+    part = [crc32(each.user.encode()) % PARTS for each in questions]
+    models = [
+        fit_returning([each for each, other in zip(answered, part, strict=True) if other != left_out], seed=seed)
+        for left_out in range(PARTS)
+    ]
+    seeing: dict[tuple[int, int], ItemTables] = {}
+    for each, left_out in zip(questions, part, strict=True):
+        if (id(each.tables), left_out) not in seeing:
+            seeing[id(each.tables), left_out] = dataclasses.replace(each.tables, returning=models[left_out])
+    seen = [
+        each._replace(tables=seeing[id(each.tables), left_out]) for each, left_out in zip(questions, part, strict=True)
+    ]
+    return seen, fit_returning(answered, seed=seed)
+
+
 def training_groups(
     questions: Sequence[Question],
     first: NDArray[np.float32],
@@ -199,10 +240,11 @@ def training_groups(
     progress: Callable[[Progress], None],
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield features [candidates, len(NAMES)] and relevance [candidates] of questions whose answer is a candidate."""
-    past, tables = None, ItemTables()
+    known: dict[int, ItemTables] = {}
     for number, each in enumerate(questions):
-        if each.tables is not past:
-            past, tables = each.tables, each.tables.with_first(first)
+        if id(each.tables) not in known:
+            known[id(each.tables)] = each.tables.with_first(first)
+        tables = known[id(each.tables)]
         scene = ranking_scene(question(catalogue, pack, each.joined, Weights()), Weights(), tables, K)
         relevant = np.isin(scene.rows, catalogue.rows(each.relevant))
         progress(Progress(number + 1, len(questions)))

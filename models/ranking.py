@@ -15,7 +15,8 @@ import numpy as np
 from models.candidates import first_choice_scores, first_choice_terms, likeliest, open_to_first_choice
 from models.catalogue import Catalogue
 from models.constraints import allowed_rows
-from models.features import History, Scene, candidate_features, last_two, read_history, scene_of
+from models.features import Scene, candidate_features, scene_of
+from models.history import HOUR_MS, History, last_two, read_history
 from models.item_tables import ItemTables
 from models.places import distances, unit_vector
 from models.ranker import Ranker
@@ -24,7 +25,6 @@ from models.user_state import DISMISSAL, KIND_CODE
 from schemas.domains import DomainPack, Language
 from schemas.records import POPULARITY_WINDOWS_HOURS, JoinedRequest, RecommendedItem
 
-HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
 WEEK = POPULARITY_WINDOWS_HOURS.index(24 * 7)
 CLICK = KIND_CODE["click"]

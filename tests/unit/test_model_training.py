@@ -50,7 +50,12 @@ def settings(base):
             batch_size=8, negatives=2, most_steps=12, evaluate_every=4, max_tokens=40, learning_rate=3e-3
         ),
         ranker=RankerSettings(
-            requests=60, rounds=5, leaves=4, dimensions=4, sequence=SequenceSettings(dimensions=8, layers=1, epochs=1)
+            requests=60,
+            lists=60,
+            rounds=5,
+            leaves=4,
+            dimensions=4,
+            sequence=SequenceSettings(dimensions=8, layers=1, epochs=1),
         ),
     )
 

@@ -17,11 +17,12 @@ from models.ranker import Ranker, RankerError
 from models.ranker_training import train_ranker
 from models.ranking import PARTS, Weights, question, rank, ranking_scene
 from models.recommender import Recommender
+from models.returning import describe
 from models.sequence_training import SequenceSettings
 from schemas.codec import decode, encode
 from schemas.domains import pack_for
 from schemas.errors import BadInputError
-from schemas.records import Context, Item, JoinedRequest, Location, Request, Source
+from schemas.records import Context, History, Item, JoinedRequest, Location, Request, Source
 from streams.kafka import partition_of
 
 EATING = pack_for("restaurant")
@@ -84,7 +85,16 @@ def city() -> Dataset:
 
 def fitted(data: Dataset, without: Collection[str] = ()) -> Ranker:
     return train_ranker(
-        data, EATING, requests=600, rounds=20, leaves=8, learning_rate=0.2, dimensions=8, seed=0, without=without
+        data,
+        EATING,
+        requests=600,
+        lists=600,
+        rounds=20,
+        leaves=8,
+        learning_rate=0.2,
+        dimensions=8,
+        seed=0,
+        without=without,
     )
 
 
@@ -259,7 +269,9 @@ def shop() -> Dataset:
 
 def test_it_learns_what_goes_together_from_the_order_of_purchases_and_repeats_none():
     data, pack = shop(), pack_for("shop")
-    ranker = train_ranker(data, pack, requests=150, rounds=20, leaves=8, learning_rate=0.2, dimensions=8, seed=0)
+    ranker = train_ranker(
+        data, pack, requests=150, lists=150, rounds=20, leaves=8, learning_rate=0.2, dimensions=8, seed=0
+    )
     assert not np.allclose(ranker.tables.first, ItemTables().first)  # it has weighed what leads to a first choice
     catalogue = bare_catalogue(data, pack)
     hits = []
@@ -280,10 +292,46 @@ def test_chances_of_first_choices_add_up_and_are_of_what_the_user_has_not_chosen
         assert {catalogue.item_ids[row] for row in scene.rows[scene.first == 0]} == chosen
 
 
+def test_chances_of_returning_and_of_something_new_add_up_and_follow_the_habit(data, ranker, joined):
+    catalogue = bare_catalogue(data, EATING)
+    hits = []
+    for request, entry in joined:
+        asking = question(catalogue, EATING, entry, Weights())
+        described = describe(catalogue, EATING, entry, asking.history, asking.mentioned)
+        chances, new = ranker.tables.returning.chances(described, len(entry.items))
+        assert chances.sum() + new == pytest.approx(1.0)
+        hits.append(entry.items[int(chances.argmax())] in request.relevant)
+    assert np.mean(hits) > 0.9
+
+
+def test_who_has_chosen_nothing_can_only_choose_something_new(data, ranker, joined):
+    catalogue = bare_catalogue(data, EATING)
+    stranger = replace(joined[0][1], history=History())
+    asking = question(catalogue, EATING, stranger, Weights())
+    described = describe(catalogue, EATING, stranger, asking.history, asking.mentioned)
+    chances, new = ranker.tables.returning.chances(described, len(stranger.items))
+    assert (chances.sum(), new) == (0.0, 1.0)
+
+
+def test_what_users_return_to_is_not_learned_where_nobody_returns():
+    ranker = train_ranker(
+        shop(), pack_for("shop"), requests=100, lists=100, rounds=5, leaves=4, learning_rate=0.2, dimensions=4, seed=0
+    )
+    assert ranker.tables.returning is None
+
+
 def test_what_comes_next_is_a_source_and_a_part_of_the_score_and_is_kept_with_the_ranker(tmp_path):
     data, pack = shop(), pack_for("shop")
     settings = SequenceSettings(dimensions=16, layers=1, epochs=4)
-    options = {"requests": 100, "rounds": 10, "leaves": 8, "learning_rate": 0.2, "dimensions": 8, "seed": 0}
+    options = {
+        "requests": 100,
+        "lists": 100,
+        "rounds": 10,
+        "leaves": 8,
+        "learning_rate": 0.2,
+        "dimensions": 8,
+        "seed": 0,
+    }
     others = sorted(set(FAMILY.values()) - {"next"})
     ranker = train_ranker(data, pack, sequence=settings, without=others, **options)
     ranker.save(tmp_path)
