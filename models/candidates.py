@@ -19,7 +19,7 @@ from schemas.records import POPULARITY_WINDOWS_HOURS, JoinedRequest
 Scores = NDArray[np.float64]
 Rows = NDArray[np.int64]
 
-FIRST_CHOICES = 100  # likeliest ones that become candidates
+FIRST_CHOICES = 150  # likeliest ones that become candidates
 CENTRES = 10  # of a user's items, by count, that stand for the places the user goes to
 RECENT, RECENT_FADE = 10, 0.8  # choices that say what the user is after now, and what each step back counts
 LATELY = 30  # choices after which an old one counts a third

@@ -55,7 +55,7 @@ class RankerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """Of the ranker's training; ``ranker_training.train_ranker`` says what they mean."""
 
     requests: int = 16000
-    lists: int = 6000
+    lists: int = 9000
     rounds: int = 120
     leaves: int = 24
     learning_rate: float = 0.08

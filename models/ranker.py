@@ -23,6 +23,7 @@ from schemas.errors import BadInputError
 if TYPE_CHECKING:
     import lightgbm
 
+BINS = 63  # of a feature: more take longer to learn from
 MAX_DEPTH = 8  # of trees: exact reasons take time by its square
 TREES_FILE, NAMES_FILE = "ranker.txt", "ranker.json"
 
@@ -102,7 +103,11 @@ def fit_trees(groups: Groups, *, rounds: int, leaves: int, learning_rate: float,
     """
     library = ranking_library()
     data = library.Dataset(
-        groups.features, groups.relevant.astype(np.int32), group=groups.sizes, feature_name=list(NAMES)
+        groups.features,
+        groups.relevant.astype(np.int32),
+        group=groups.sizes,
+        feature_name=list(NAMES),
+        params={"max_bin": BINS},
     )
     options = {
         "objective": "lambdarank",

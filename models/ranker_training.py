@@ -38,7 +38,12 @@ STALE_SHARE = 0.5  # of the requests, once more with a state that stopped at the
 MOST_LEFT_OUT = 0.5  # of the users' last choices, so that the tables still know most of what there is
 MIDDLE_SHARE = 0.15  # of the choices that do not end a session, beside all those that do
 PARTS = 4  # of the users, each of which sees a model of what users return to that others have made
+SURE, OF_THE_REST = (
+    60,
+    0.25,
+)  # likeliest candidates that trees learn from, and the share of the others, known ones aside
 OTHERS = 300  # that an answer is compared with to weigh what speaks for first choices
+RANK, COUNT = NAMES.index("chance_rank"), NAMES.index("count")
 K = 10
 
 
@@ -106,7 +111,7 @@ def train_ranker(
     drawn = np.random.default_rng(seed).permutation(len(questions))[:lists]
     listed = [questions[number] for number in np.sort(drawn).tolist()]
     first = first_choice_weights(listed, catalogue, pack, seed)
-    made = list(training_groups(listed, first, catalogue, pack, progress))
+    made = list(training_groups(listed, first, catalogue, pack, seed, progress))
     if not made:
         raise BadInputError("too few interactions to learn from: no choice could be made a training request")
     groups = Groups(
@@ -237,9 +242,11 @@ def training_groups(
     first: NDArray[np.float32],
     catalogue: Catalogue,
     pack: DomainPack,
+    seed: int,
     progress: Callable[[Progress], None],
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield features [candidates, len(NAMES)] and relevance [candidates] of questions whose answer is a candidate."""
+    rng = np.random.default_rng(seed)
     known: dict[int, ItemTables] = {}
     for number, each in enumerate(questions):
         if id(each.tables) not in known:
@@ -249,7 +256,10 @@ def training_groups(
         relevant = np.isin(scene.rows, catalogue.rows(each.relevant))
         progress(Progress(number + 1, len(questions)))
         if relevant.any():
-            yield candidate_features(scene), relevant
+            features = candidate_features(scene)
+            likely = (features[:, RANK] < SURE) | (features[:, COUNT] > 0)
+            kept = relevant | likely | (rng.random(len(relevant)) < OF_THE_REST)
+            yield features[kept], relevant[kept]
 
 
 @dataclass(frozen=True)
