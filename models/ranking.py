@@ -62,7 +62,7 @@ TEXT, ASKED, VISITED, HABIT, SEQUENCE, FOLLOWED, POPULAR, NEAR, TASTE, _MOMENT, 
 OTHERS = 100  # candidates that only fit the words or the place
 # Where there are no words to go by, a candidate that is as likely as this, if the user chooses something new, neither
 # gains nor loses by it. Chosen on the last tenth of the training period of a check-in data set.
-FIRST_EVEN, FIRST_WORTH, UNLIKELY = 0.007, 0.15, 1e-6
+FIRST_EVEN, FIRST_WORTH, UNLIKELY = 0.007, 0.3, 1e-6
 
 
 @dataclass(frozen=True)
