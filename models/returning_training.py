@@ -67,7 +67,7 @@ def fit_returning(answered: Sequence[Answered], *, seed: int) -> ReturnModel | N
                 moments = (np.stack([each.described.moment for each in batch]) - moment_centre) / moment_spread
                 loss = _loss(network, torch.from_numpy(choices), torch.from_numpy(moments), batch)
                 optimiser.zero_grad()
-                loss.backward()
+                loss.backward()  # type: ignore[no-untyped-call]
                 nn.utils.clip_grad_norm_(network.parameters(), MOST_SLOPE)
                 optimiser.step()
                 schedule.step()
@@ -104,13 +104,13 @@ def _exported(
     return ReturnModel(
         choice=np.ascontiguousarray(choice),
         moment=np.ascontiguousarray(moment),
-        first_bias=learned["choice.bias"] - centre @ choice - moment_centre @ moment,
+        first_bias=(learned["choice.bias"] - centre @ choice - moment_centre @ moment).astype(np.float32),
         second=np.ascontiguousarray(learned["second.weight"]),
         second_bias=learned["second.bias"].copy(),
         out=learned["out.weight"][:, 0].copy(),
-        direct=direct,
+        direct=direct.astype(np.float32),
         new_moment=np.ascontiguousarray(new),
-        new_bias=learned["new.bias"] - moment_centre @ new,
+        new_bias=(learned["new.bias"] - moment_centre @ new).astype(np.float32),
         new_out=learned["new_out.weight"][:, 0].copy(),
         constants=constants,
     )
