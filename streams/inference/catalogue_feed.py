@@ -36,6 +36,7 @@ class CatalogueFeed:
 
     def __init__(self, cache: EmbeddingCache, report: Report) -> None:
         self.items: dict[str, Item] = {}
+        self._taken_in: set[str] = set()  # of them, those that no model refused as they are
         self._cache, self._report = cache, report
         self._models: list[ServedModel] = []
         self._joining: dict[ServedModel, list[ItemChange]] = {}  # what has changed while a model was catching up
@@ -49,18 +50,26 @@ class CatalogueFeed:
                 item = decode(Item, record.value) if record.value is not None else None
                 if item is not None:
                     pack_for(item.domain)
-                changes.append(ItemChange(decode_key(record.key), item, record))
+                item_id = decode_key(record.key)
             except (DecodeError, UnknownDomainError) as error:
                 self._report(record, error)
-        for item_id, item, _ in changes:
+                continue
             if item is None:
                 self.items.pop(item_id, None)
+            elif item_id in self._taken_in and item == self.items[item_id]:
+                continue  # posted again as it was: a topic is compacted now and then, and holds a catalogue many times
             else:
                 self.items[item_id] = item
+            self._taken_in.discard(item_id)
+            changes.append(ItemChange(item_id, item, record))
         for missed in self._joining.values():
             missed.extend(changes)
+        refused: set[str] = set()
         for model in tuple(self._models):
-            await self._apply(model, changes)
+            refused |= await self._apply(model, changes)
+        self._taken_in.update(
+            item_id for item_id, item, _ in changes if item_id in self.items and item_id not in refused
+        )
 
     async def join(self, model: ServedModel) -> None:
         """Fill a model's catalogue with what there is, and keep it up to date from then on."""
@@ -85,14 +94,19 @@ class CatalogueFeed:
         """Stop the thread."""
         self._thread.shutdown()
 
-    async def _apply(self, model: ServedModel, changes: Sequence[ItemChange]) -> None:
+    async def _apply(self, model: ServedModel, changes: Sequence[ItemChange]) -> set[str]:
+        """Put changes into a model's catalogue and return the ids of items that it refused."""
+        refused = set()
         # In small steps: requests wait for the encoder behind one step, not behind a catalogue.
         for start in range(0, len(changes), ITEMS_PER_STEP):
             step = changes[start : start + ITEMS_PER_STEP]
             embeddings = await self._embed(model, step)
             faults = await model.in_thread(lambda: _change(model, step, embeddings))  # noqa: B023 - awaited here
-            for record, fault in faults:
-                self._report(record, fault)
+            for (item_id, _, record), fault in faults:
+                refused.add(item_id)
+                if record is not None:
+                    self._report(record, fault)
+        return refused
 
     async def _embed(self, model: ServedModel, step: Sequence[ItemChange]) -> list[NDArray[np.float32]]:
         """Return the embeddings [chunks, dim] of each item; none of an item that is removed."""
@@ -108,15 +122,14 @@ class CatalogueFeed:
 
 def _change(
     model: ServedModel, step: Sequence[ItemChange], embeddings: Sequence[NDArray[np.float32]]
-) -> list[tuple[ConsumerRecord, CatalogueError]]:
+) -> list[tuple[ItemChange, CatalogueError]]:
     faults = []
-    for (item_id, item, record), several in zip(step, embeddings, strict=True):
+    for change, several in zip(step, embeddings, strict=True):
         try:
-            if item is None:
-                model.recommender.catalogue.remove(item_id)
+            if change.item is None:
+                model.recommender.catalogue.remove(change.item_id)
             else:
-                model.recommender.put([item_id], [item], [several])
+                model.recommender.put([change.item_id], [change.item], [several])
         except CatalogueError as error:
-            if record is not None:
-                faults.append((record, error))
+            faults.append((change, error))
     return faults

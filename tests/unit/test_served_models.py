@@ -93,6 +93,21 @@ async def test_what_changes_while_a_model_joins_is_in_both(folders, cache):
     feed.close()
 
 
+async def test_an_item_posted_again_as_it_was_is_not_put_again(folders, cache, monkeypatch):
+    feed, model = CatalogueFeed(cache, lambda record, error: None), load(folders[0])
+    put = []
+    taking = model.recommender.put
+    monkeypatch.setattr(model.recommender, "put", lambda ids, *rest: (put.extend(ids), taking(ids, *rest)))
+    await feed.join(model)
+    for offset in (0, 2, 4):
+        await feed.on_records([record(offset, "a", "house"), record(offset + 1, "b", "inn")])
+    assert put == ["a", "b"]
+    await feed.on_records([record(6, "a", "hut"), record(7, "a", "house"), record(8, "b", None), record(9, "b", "inn")])
+    assert put == ["a", "b", "a", "a", "b"]
+    assert items(model) == {"a": "house", "b": "inn"}
+    feed.close()
+
+
 async def test_a_model_that_was_replaced_is_freed_with_its_last_request(folders, cache):
     feed = CatalogueFeed(cache, lambda record, error: None)
     model = load(folders[0])
