@@ -151,9 +151,15 @@ def train_model(
     if learnt is not None:
         fine_tuned = _fine_tuned(work, base, learnt, pack, settings, wandb_project, tell)
         curve = _curve(work / "fine_tuning" / tracking.METRICS)
+        if fine_tuned.did_harm:
+            left_out["encoder"] = (
+                "fine-tuning found what was held back less well than before "
+                f"(mrr {fine_tuned.mrr_before:.3f} -> {fine_tuned.mrr_after:.3f})"
+            )
+    kept = None if "encoder" in left_out else fine_tuned
     if not (work / artefact.ENCODER).is_dir():
         tell("exporting the language model", 0, 1)
-        _export(load_fine_tuned(work / "fine_tuning") if fine_tuned else load_base(base), work / artefact.ENCODER)
+        _export(load_fine_tuned(work / "fine_tuning") if kept else load_base(base), work / artefact.ENCODER)
         tell("exporting the language model", 1, 1)
     if "ranker" not in left_out and not (work / artefact.RANKER).is_dir():
 
@@ -170,17 +176,20 @@ def train_model(
         ranker = train_ranker(data, pack, seed=seed, catalogue=catalogue, progress=advance, **options)
         with written_at_once(work / artefact.RANKER) as draft:
             ranker.save(draft)
-    if fine_tuned and not (work / artefact.WEIGHTS).is_dir():
-        _keep_weights(work / "fine_tuning", work / artefact.WEIGHTS, fine_tuned)
+    weights = work / artefact.WEIGHTS
+    if kept and not weights.is_dir():
+        _keep_weights(work / "fine_tuning", weights, kept)
+    if parent and not kept:  # what the base had become goes on with it
+        weights = Path(settings.base) / artefact.WEIGHTS
     manifest = write_model(
         folder,
         name=name,
         base=settings.base if parent is None else parent.base,
         encoder=work / artefact.ENCODER,
         ranker=None if "ranker" in left_out else work / artefact.RANKER,
-        weights=work / artefact.WEIGHTS if fine_tuned else None,
+        weights=weights if weights.is_dir() else None,
         parent=parent.version if parent else None,
-        metrics=_metrics(fine_tuned),
+        metrics=_metrics(kept),
         training={
             "command": command,
             "data": msgspec.to_builtins(data.meta) | {"sha256": digest},
@@ -193,7 +202,7 @@ def train_model(
         },
     )
     shutil.rmtree(work)
-    return Trained(manifest, fine_tuned, left_out)
+    return Trained(manifest, kept, left_out)
 
 
 def _fine_tuned(
