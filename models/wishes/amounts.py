@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Literal
 
+from models.wishes.bounds import SIGN, Bound, find_bound
 from models.wishes.numerals import Number, find_numbers
 
 MILE, WALKED_PER_MINUTE = 1609.344, 80.0  # metres
@@ -20,43 +21,9 @@ _JOINED = re.compile(
     r"\s{0,2}[$€£¥]?\s{0,2}",
     re.ASCII,
 )
-_SIGN = r"(?:us\$|[$€£¥]|(?<![a-z])(?:rmb|cny|usd|eur|gbp|hkd))"
-_AT_MOST = (
-    r"不要?超过|别超过|不高于|低于|少于|小于|不到|不多于|最多|至多|最高|控制在|上限|封顶|≤|<=?"
-    r"|\b(?:under|below|less than|up to|at (?:the )?most|(?:no|not) more than|not over|max(?:imum)?(?: of)?"
-    r"|(?:no|not) (?:higher|further|farther) than|within|inside)"
-)
-_AT_LEAST = (
-    r"不低于|不少于|不小于|至少|最少|最低|起码|高于|超过|大于|多于|≥|>=?"
-    r"|\b(?:over|above|more than|at least|higher than|better than|min(?:imum)?(?: of)?|(?:no|not) less than"
-    r"|start(?:ing|s) (?:at|from))"
-)
-_ABOUT = r"大概|大约|约|差不多|接近|\b(?:around|about|roughly|approximately|circa|close to)|~"
 _BUDGET = r"预算|\bbudget|\bspend(?:ing)?|\bcheaper than|\bpay(?:ing)?|\bafford"
-_LINK = r"(?:\s|[:：]|在|是|为|有|要|得|就|我们?|(?<![a-z])(?:is|of|a|the|my|our))*"
-_LINK += rf"(?:{_ABOUT})?\s{{0,2}}{_SIGN}?\s{{0,2}}$"
-_LEAD = {
-    "at most": re.compile(rf"(?:{_AT_MOST}){_LINK}", re.ASCII),
-    "at least": re.compile(rf"(?:{_AT_LEAST}){_LINK}", re.ASCII),
-    "budget": re.compile(rf"(?:{_BUDGET})[^\d,.;:!?，。；：！？、]{{0,14}}{_SIGN}?\s{{0,2}}$", re.ASCII),
-    "about": re.compile(rf"(?:{_ABOUT})\s{{0,2}}{_SIGN}?\s{{0,2}}$", re.ASCII),
-    "sign": re.compile(rf"{_SIGN}\s{{0,2}}$", re.ASCII),
-}
-_PER = r"(?:\s{0,2}(?:/|每|一个?)\s{0,2}(?:人|位))?"
-_TRAIL = {
-    "at most": re.compile(
-        rf"{_PER}\s{{0,2}}(?:以内|以下|之内|之下|以里|内|封顶"
-        r"|(?:or|and) (?:less|under|below|fewer|cheaper)\b|max\b|maximum\b|tops\b|at (?:the )?most\b)",
-        re.ASCII,
-    ),
-    "at least": re.compile(
-        rf"{_PER}\s{{0,2}}(?:(?:及|或者?)?(?:以上|更高)|之上|往上|起(?!来)|\+|plus\b"
-        r"|(?:or|and) (?:more|up|above|over|higher|better)\b"
-        r"|minimum\b|at least\b)",
-        re.ASCII,
-    ),
-    "about": re.compile(rf"{_PER}\s{{0,2}}(?:左右|上下|or so\b|-?ish\b)", re.ASCII),
-}
+_LEAD_BUDGET = re.compile(rf"(?:{_BUDGET})[^\d,.;:!?，。；：！？、]{{0,14}}{SIGN}?\s{{0,2}}$", re.ASCII)
+_LEAD_SIGN = re.compile(rf"{SIGN}\s{{0,2}}$", re.ASCII)
 _MONEY = re.compile(
     r"\s{0,2}(?:(?:[多来几])?(?:元(?![旦宵素代])|块钱|块(?=$|[^\u3400-\u9fff]|[以之左上内的一每到封起吧就可能行])|人民币|美元|美金|欧元|英镑|日元|港币)"
     r"|(?:rmb|cny|yuan|kuai|dollars?|bucks?|usd|euros?|eur|pounds?|gbp|quid|yen|hkd)\b|[$€£¥](?!\d))",
@@ -97,6 +64,9 @@ _BARE_LIMIT = re.compile(r"\s{0,2}以[内下](?:$|[^\u3400-\u9fff]|[的吧就可
 _PLAIN_END = re.compile(
     r"\s{0,2}(?:$|[,.;!?，。；！？)]|(?:please|and|or|but|with|for|in|near|if|each|total)\b)", re.ASCII
 )
+
+
+_SCALE = re.compile(r"(?:[百千万]|k|hundred|thousand|grand)$")
 
 
 @dataclass(frozen=True)
@@ -149,7 +119,7 @@ def find_amounts(text: str, said: Cues, rating_scale: float) -> list[Amount]:
     while position < len(numbers):
         first = numbers[position]
         last = numbers[position + 1] if position + 1 < len(numbers) and _range(text, numbers, position) else None
-        amount = _amount(text, first, last, said, rating_scale)
+        amount = _amount(text, _scaled(text, first, last), last, said, rating_scale)
         if amount is None and last is not None:
             last = None  # "for 2 and 30 dollars each" is no range
             amount = _amount(text, first, None, said, rating_scale)
@@ -175,6 +145,19 @@ def _range(text: str, numbers: list[Number], position: int) -> bool:
     return joint is not None
 
 
+def _scaled(text: str, first: Number, last: Number | None) -> Number:
+    """Return the first number of a range times what only the last one says: two to three hundred, 2-3百."""
+    scale = _SCALE.search(text, last.start, last.end) if last else None
+    if last is None or scale is None or first.value >= 10:
+        return first
+    worth = 1_000 if scale[0] in {"千", "k", "thousand", "grand"} else 10_000 if scale[0] == "万" else 100
+    return (
+        first._replace(value=first.value * worth, most=first.most * worth)
+        if first.value < last.value / worth
+        else first
+    )
+
+
 def _amount(text: str, first: Number, last: Number | None, said: Cues, rating_scale: float) -> Amount | None:
     start, end = first.start, (last or first).end
     before, after = text[max(0, start - BEFORE) : start], text[end : end + AFTER]
@@ -195,14 +178,14 @@ def _rating(
     cue = said.rating_before.search(before)
     if named := said.rating_after.match(rest):
         cue, rest = cue or named, rest[named.end() :]
-    at_most = _TRAIL["at most"].match(rest) or _LEAD["at most"].search(before)
-    at_least = _TRAIL["at least"].match(rest) or _LEAD["at least"].search(before) or after.startswith("+")
+    bound = find_bound(before, rest)
+    at_least = bound.side == "at least" or (bound.side is None and after.startswith("+"))
     points_alone = unit is not None and not _STARS.match(after) and not at_least and last is None
     if not (unit or cue) or (points_alone and not cue) or _MONEY.match(after) or _is_price(before, after, said, cue):
         return None
-    if at_most and not at_least:
+    if bound.side == "at most" or bound.refused:
         return None  # nobody asks for what is bad
-    end = (last or first).end + (unit.end() if unit else 0) + _length(_TRAIL["at least"], rest)
+    end = (last or first).end + (unit.end() if unit else 0) + (bound.length if at_least else 0)
     return Amount("rating", first.value, None, first.start, end, sure=bool(at_least or last) and bool(cue or unit))
 
 
@@ -214,7 +197,7 @@ def _is_price(before: str, after: str, said: Cues, rating: re.Match[str] | None)
 
 def _distance(first: Number, last: Number | None, before: str, after: str) -> Amount | None:
     end = (last or first).end
-    value = (last or first).value
+    value = (last or first).most
     if not value:
         return None
     if (on_foot := _ON_FOOT.match(after)) or (_MINUTES.match(after) and _WALKING.search(before)):
@@ -225,9 +208,11 @@ def _distance(first: Number, last: Number | None, before: str, after: str) -> Am
         if match is None:
             continue
         rest = after[match.end() :]
-        trail = _TRAIL["at most"].match(rest)
-        limit = bool(trail or _LEAD["at most"].search(before) or "以内" in match[0] or "之内" in match[0])
-        end += match.end() + (trail.end() if trail else 0)
+        bound = find_bound(before, rest)
+        if bound.refused or bound.side == "at least":
+            return None
+        limit = bound.side == "at most" or "以内" in match[0] or "之内" in match[0]
+        end += match.end() + (bound.length if bound.side else 0)
         elsewhere = bool(_FROM_ELSEWHERE.search(before) or _OF_ELSEWHERE.match(rest))
         high = min(value * metres, 2e7)
         return Amount("distance", None, high, first.start, end, sure=limit, elsewhere=elsewhere)
@@ -237,38 +222,54 @@ def _distance(first: Number, last: Number | None, before: str, after: str) -> Am
 def _price(first: Number, last: Number | None, before: str, after: str, said: Cues) -> Amount | None:
     money = _MONEY.match(after)
     rest = after[money.end() :] if money else after
-    sign, budget = _LEAD["sign"].search(before), _LEAD["budget"].search(before)
+    bound = find_bound(before, rest)
+    sign, budget = _LEAD_SIGN.search(before), _LEAD_BUDGET.search(before)
     elsewhere = said.elsewhere_before.search(before) or said.elsewhere_after.match(after)
-    ours = said.price_before.search(before) or said.price_after.match(after)
-    at_most = _TRAIL["at most"].match(rest) or _LEAD["at most"].search(before)
-    at_least = _TRAIL["at least"].match(rest) or _LEAD["at least"].search(before)
+    ours = (
+        said.price_before.search(before)
+        or said.price_after.match(after)
+        or said.price_after.match(rest[bound.length :])
+    )
     if before[-1:].isascii() and before[-1:].isalpha() and not sign:
         return None
     told = bool(money or sign or budget or ours or elsewhere)
-    if not told:
-        # "under 30" may well be money, "under 30 minutes" is not.
-        between = last is not None and last.value >= 10 and "between" in before[-10:]
-        bare = _PLAIN_END.match(after) and before.isascii() and (between or _LEAD["at most"].search(before))
-        if not bare and not _BARE_LIMIT.match(after):
-            return None
+    if not told and not _is_bare_price(first, last, before, after, bound):
+        return None
     if not ours and not money and not sign and _counts_other_things(rest):
         return None
-    about = _TRAIL["about"].match(rest) or _LEAD["about"].search(before)
-    low, high = (first.value, last.value) if last else (first.value, first.value)
-    if last is None and (at_most or (budget and not at_least)) and not about:
-        low, high = None, first.value  # type: ignore[assignment]
-    elif last is None and at_least and not about:
-        low, high = first.value, None  # type: ignore[assignment]
-    sure = told and not about and (last is not None or low is None or high is None)
+    if bound.refused:
+        return None
+    low, high, sure = _bounds(first, last, bound, budget=budget is not None)
     if high == 0 or (last is None and first.value <= 1 and not sign):
         return None  # 一块 is also "together"
-    end = (last or first).end + (money.end() if money else 0)
-    end += max((_length(pattern, rest) for pattern in _TRAIL.values()), default=0)
-    return Amount("price", low, high, first.start, end, sure=sure, elsewhere=elsewhere is not None and ours is None)
+    end = (last or first).end + (money.end() if money else 0) + bound.length
+    return Amount(
+        "price", low, high, first.start, end, sure=told and sure, elsewhere=elsewhere is not None and ours is None
+    )
+
+
+def _is_bare_price(first: Number, last: Number | None, before: str, after: str, bound: Bound) -> bool:
+    """Return whether a number may well be money though nothing says so: "under 30" may, "under 30 minutes" is not."""
+    between = last is not None and last.value >= 10 and "between" in before[-10:]
+    led = bound.side == "at most" and bound.lead and (before.isascii() or first.value >= 10)
+    return bool((_PLAIN_END.match(after) and (between or led)) or _BARE_LIMIT.match(after))
+
+
+def _bounds(
+    first: Number, last: Number | None, bound: Bound, *, budget: bool
+) -> tuple[float | None, float | None, bool]:
+    """Return from where to where a price may be, and whether that is a limit."""
+    if last is not None:
+        return first.value, last.most, not bound.about
+    if not bound.about and (bound.side == "at most" or (budget and bound.side is None)):
+        return None, first.most, True
+    if not bound.about and bound.side == "at least":
+        return first.value, None, True
+    return first.value, first.most, False
 
 
 _OTHER_COUNT = re.compile(
-    r"\s{0,2}(?:[个名位口]?人(?![均民])|[个家位名口间份种样次年月日号点岁楼层天周折%路站路]|分钟?|小时|people\b|persons?\b|guests?\b|adults?\b"
+    r"\s{0,2}(?:[个名位口]?人(?![均民])|[个家位名口间份种样次年月日号点岁楼层天周折%路站路]|分钟?|小时|people\b|persons?\b|ppl\b|pax\b|guests?\b|adults?\b"
     r"|kids?\b|children\b|minutes?\b|mins?\b|hours?\b|days?\b|years?\b|pm\b|am\b|o'clock|:\d|%|percent\b|of us\b)",
     re.ASCII,
 )

@@ -9,7 +9,7 @@ from models.wishes.phrasebook import Phrasebook
 from models.wishes.tokens import Token, is_chinese
 from models.wishes.vocabulary import Vocabulary, longest
 
-Stance = Literal["wanted", "required", "unwanted", "excluded", "past"]
+Stance = Literal["wanted", "required", "unwanted", "excluded", "past", "indifferent"]
 
 BEFORE, AFTER = 48, 16  # characters that are looked at
 _TOO = r"(?<![a-z])(?:too|so|very|overly|that)(?![a-z])|太|那么|这么|过于|特别|非常"
@@ -17,23 +17,37 @@ _FILLERS = (  # possessive: what has been taken is not tried in another way
     rf"(?:\s|{_TOO}|(?<![a-z])(?:really|any|a|an|the|another|more|some|much|many|of|to|be|have|in the mood for"
     r"|looking for|eat|eating|drink|drinking|with|feel like|feeling like|anything|something|keen on|into|it"
     r"|contain(?:s|ing)?)(?![a-z])"
-    r"|[想要吃喝点去再又有是带含放加选很的]|那种|什么|任何|怎么)*+"
+    r"|[想要吃喝点去在再又有是带含放加选很的]|那种|什么|任何|怎么)*+"
 )
 _REFUSED = re.compile(
     r"(?:(?<![a-z])(?:no|(?<!why )(?<!if )not|without|nothing|avoid(?:ing)?|except(?: for)?|excluding|anything but"
-    r"|other than|instead of|rather than|hate|dislike|allergic to|less|isn't|aren't|ain't|never|fed up with"
-    r"|(?:sick|tired) of"
-    r"|(?:don't|do not|doesn't|does not|didn't|can't|cannot|won't|wouldn't)(?: (?:really|even))?"
-    r" (?:want|like|eat|drink|have|need|do|feel like|fancy|care for|serve|be))(?![a-z])"
+    r"|other than|instead of|rather than|hate|dislike|allergic to|intolerant (?:to|of)|less|isn'?t|aren'?t|ain'?t|never"
+    r"|fed up with|(?:sick|tired|bored|enough) of|(?:stay|keep|steer) (?:away from|clear of)|(?:hold|skip) the"
+    r"|not (?:really |exactly |much of )?(?:a |an |the )?(?:big |huge |great )?fans? of"
+    r"|(?:can'?t|cannot|couldn'?t) (?:really )?(?:stand|bear)"
+    r"|(?:don'?t|do not|doesn'?t|does not|didn'?t|can'?t|cannot|won'?t|wouldn'?t)(?: (?:really|even))?"
+    r" (?:want|like|eat|drink|have|do|feel like|fancy|care for|serve|be))(?![a-z])"
     r"|(?<!要)不要|(?<!想)不想|(?<!能)不能|(?<!爱)不爱|(?<!喜欢)不喜欢|(?<!是)不是|(?<!用)不用|(?<!吃)不吃|(?<!喝)不喝"
     r"|(?<!去)不去|(?<!带)不带|(?<!含)不含|(?<!放)不放|(?<!会)不会|(?<!够)不够|不(?=[太那怎很])"
     r"|(?<![好还要是能会])不|(?<!有)没有?"
     rf"|(?<![特区分级个])别|忌|讨厌|拒绝|避开|除了|除去|排除)(?P<fillers>{_FILLERS})$"
 )
 _REFUSED_AFTER = re.compile(
-    r"\s{0,2}(?:(?:的|类|味)?(?:过敏|除外|就算了|算了|不行|不要|不吃|不考虑|吃腻了|腻了)"
-    r"|[- ]free\b|allergy\b|allergies\b)"
+    r"\s{0,2}(?:的|类|味|都|也|就|一律){0,3}(?:过敏|除外|算了|吃?腻了"
+    # Before a word of its own it refuses that: 川菜不要太辣.
+    r"|(?:不要|别|不能)[放加有吃]?(?=$|[\s,.;!，。；！]|[的了啊吧哈呢])"
+    r"|不(?:行|吃|喝|考虑|想吃|想要)(?=$|[\s,.;!，。；！]|[的了啊吧哈呢]))"
+    r"|\s{0,2}(?:[- ]free\b|allergy\b|allergies\b|intolerance\b)"
 )
+_INDIFFERENT = re.compile(
+    r"(?:(?<![a-z])(?:not necessarily|no need|(?:don'?t|do not|doesn'?t|does not|needn'?t|need not)"
+    r"(?: really)? (?:need|have|care)(?: to| about| if)?|needn'?t)(?: for| to)?(?![a-z])"
+    rf"|不一定|不需要|没必要|不必|不强求|无所谓)(?:非|得)?{_FILLERS}$"
+)
+_EITHER_WAY = re.compile(
+    r"\s{0,2}(?:的?也(?:行|可以|没关系|无所谓|没问题|ok)|(?:is|are|would be) (?:also )?(?:ok|okay|fine|no problem)\b)"
+)
+_UNLESS = re.compile(r"\s{0,2}(?:unless|除非)")
 _QUESTION = re.compile(r"[^,.;!，。；！\n]{0,12}[吗么?？]")
 _BESIDES = re.compile(r"[^.;!?。；！？\n]{0,16}(?:还|也)")
 _REQUIRED = re.compile(
@@ -117,10 +131,15 @@ def _stands_alone(text: str, tokens: Sequence[Token]) -> bool:
 
 def _stance(text: str, start: int, end: int) -> Stance:
     before = text[max(0, start - BEFORE) : start]
+    if _INDIFFERENT.search(before):
+        return "indifferent"
     if _REFUSED_AFTER.match(text, end, end + AFTER):
         return "excluded"
     if (refused := _REFUSED.search(before)) and not _only_asks(text, refused, end):
-        return "unwanted" if re.search(_TOO, refused["fillers"]) or refused[0].startswith("less") else "excluded"
+        if _EITHER_WAY.match(text, end, end + AFTER) and not refused[0].startswith("除"):
+            return "indifferent"
+        mildly = re.search(_TOO, refused["fillers"]) or refused[0].startswith("less") or _UNLESS.match(text, end)
+        return "unwanted" if mildly else "excluded"
     if _REQUIRED.search(before):
         return "required"
     return "past" if _PAST.search(before) else "wanted"

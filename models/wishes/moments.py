@@ -16,6 +16,16 @@ _CLOCK = re.compile(
     r"|\b(?P<named>midnight|noon)\b",
     re.ASCII,
 )
+_PARTS = (  # of a day, and the minute that stands for each
+    (r"早上|早晨|上午|明早|\bmorning\b", 9 * 60),
+    (r"中午|\bnoon\b", 12 * 60),
+    (r"下午|\bafternoon\b", 15 * 60),
+    (r"傍晚|晚上|今晚|明晚|\b(?:evening|tonight|night)\b", 20 * 60),
+    (r"夜里|半夜|深夜|\bmidnight\b|\blate at night\b", 24 * 60),
+    (r"凌晨", 2 * 60),
+)
+_PART = re.compile("|".join(f"(?P<minute_{minute}>{words})" for words, minute in _PARTS), re.ASCII)
+_PART_LASTS = 4 * 60  # minutes
 _OPEN = re.compile(r"\bopen(?:s|ed)?\b|\bclos(?:es?|ing)\b|营业|开着|开门|开放|关门|打烊", re.ASCII)
 _NOW = re.compile(
     r"(?:现在|此刻|目前|这会儿?|这个点|这么晚)[^,.;!?，。；！？]{0,6}(?:营业|开着|开门|开放)"
@@ -24,7 +34,12 @@ _NOW = re.compile(
     re.ASCII,
 )
 _UNTIL = re.compile(r"(?:\buntil|\btill|\bto|到)\s?$", re.ASCII)
-_TOMORROW = re.compile(r"明天|明早|明晚|\btomorrow\b", re.ASCII)
+_DAYS_AHEAD = re.compile(r"(?P<two>后天|后晚|\bday after tomorrow\b)|明天|明日|明早|明晚|\btomorrow\b", re.ASCII)
+_DATE = re.compile(
+    r"\d{1,2}\s?月\s?\d{1,2}|\d{1,2}[号日](?![线楼])|\b(?:\d{1,2}(?:st|nd|rd|th)|(?:jan|feb|mar|apr|jun|jul|aug|sep|oct|nov|dec)"
+    r"[a-z]{0,6} \d{1,2})\b",
+    re.ASCII,
+)
 _DAY = re.compile(
     r"(?:周|星期|礼拜)(?P<zh>[一二三四五六日天])"
     r"|\b(?P<en>monday|tuesday|wednesday|thursday|friday|saturday|sunday)s?\b",
@@ -58,15 +73,42 @@ def find_moments(text: str, event_time: int, zone: tzinfo) -> list[Moment]:
         if minute is None:
             continue
         exact, hour_minute = minute
+        if not exact and (part := _PART.search(text, start, end)):
+            exact, hour_minute = True, hour_minute + (720 if _middle(part) > 720 and hour_minute < 720 else 0)
         before_closing = 1 if _UNTIL.search(text[max(0, match.start() - 8) : match.start()]) else 0
         time = _next(hour_minute - before_closing, exact, text, event_time, zone)
         if time is not None:
+            # Of another day, which half is meant is a guess, and which weekday a date is, too.
+            sure = sure and (exact or not _names_a_day(text)) and not _DATE.search(text)
             found.append(Moment(time, match.start(), match.end(), sure))
+    for match in _PART.finditer(text):
+        start, end = _clause(text, match.start(), match.end())
+        if _OPEN.search(text, start, end) and not any(start <= moment.start < end for moment in found):
+            found += _some_time(match, text, event_time, zone)
     for match in _NOW.finditer(text):
         start, end = _clause(text, match.start(), match.end())
-        if not any(start <= moment.start < end for moment in found):
+        if not any(start <= moment.start < end for moment in found) and not _names_a_day(text[start:end]):
             found.append(Moment(None, match.start(), match.end(), sure=True))
     return sorted(found, key=lambda moment: moment.start)
+
+
+def _some_time(part: re.Match[str], text: str, event_time: int, zone: tzinfo) -> list[Moment]:
+    """Return the moment that stands for a part of a day, now if that has come: it only ranks."""
+    time = _next(_middle(part), True, text, event_time, zone)
+    over = _next((_middle(part) + _PART_LASTS) % 1440, True, text, event_time, zone)
+    if time is None or over is None:
+        return []
+    present = over < time and not _names_a_day(text)
+    return [Moment(None if present else time, part.start(), part.end(), sure=False)]
+
+
+def _middle(part: re.Match[str]) -> int:
+    """Return the minute of the day that stands for a part of it."""
+    return int(str(part.lastgroup).removeprefix("minute_"))
+
+
+def _names_a_day(text: str) -> bool:
+    return bool(_DAY.search(text) or _DAYS_AHEAD.search(text))
 
 
 def _clause(text: str, start: int, end: int) -> tuple[int, int]:
@@ -86,7 +128,9 @@ def _minute_of_day(match: re.Match[str], *, sure: bool) -> tuple[bool, int] | No
         half = match["ampm"]
         return _clock(int(hour), 0, half) if half != "o'clock" or sure else None
     if match["hh"]:
-        return _clock(int(match["hh"]), int(match["mm"]), match["half"])
+        exact_clock = _clock(int(match["hh"]), int(match["mm"]), match["half"])
+        written_out = bool(match["half"]) or match["hh"][0] == "0" or int(match["hh"]) >= 12
+        return exact_clock and (written_out, exact_clock[1])
     # "一点" is also "a little", "两点" two points: something must say that it is a time.
     if not (match["part"] or match["tail"] or sure) or (match["hour"] == "一" and not (match["part"] or match["tail"])):
         return None
@@ -112,7 +156,7 @@ def _clock(hour: int, minute: int, half: str | None) -> tuple[bool, int] | None:
         if not 1 <= hour <= 12:
             return None
         return True, (hour % 12 + (12 if half[0] == "p" else 0)) * 60 + minute
-    return hour > 12 or hour == 0 or not half, hour * 60 + minute
+    return hour > 12 or hour == 0, hour * 60 + minute
 
 
 def _next(minute: int, exact: bool, text: str, event_time: int, zone: tzinfo) -> int | None:
@@ -123,8 +167,8 @@ def _next(minute: int, exact: bool, text: str, event_time: int, zone: tzinfo) ->
         if named := _DAY.search(text):
             day = _DAYS_ZH[named["zh"]] if named["zh"] else _DAYS_EN[named["en"]]
             return _milliseconds(midnight + timedelta(days=(day - now.weekday()) % 7, minutes=minute))
-        if _TOMORROW.search(text):
-            return _milliseconds(midnight + timedelta(days=1, minutes=minute))
+        if ahead := _DAYS_AHEAD.search(text):
+            return _milliseconds(midnight + timedelta(days=2 if ahead["two"] else 1, minutes=minute))
         options = [midnight + timedelta(minutes=minute + shift) for shift in ((0,) if exact else (0, 720))]
         return _milliseconds(min(option if option >= now else option + timedelta(days=1) for option in options))
     except (OverflowError, ValueError, OSError):

@@ -73,4 +73,10 @@ def phrasebook(domain: str) -> Phrasebook:
 
 def _pattern(words: Iterable[str]) -> str:
     longest_first = sorted({normal(word) for word in words}, key=len, reverse=True)
-    return "(?:" + "|".join(re.escape(word) for word in longest_first) + ")" if longest_first else r"(?!)"
+    return "(?:" + "|".join(map(_whole, longest_first)) + ")" if longest_first else r"(?!)"
+
+
+def _whole(word: str) -> str:
+    """Return a pattern for a word that is not part of another: "pp" is not in "10 ppl"."""
+    before, after = (r"(?<![a-z])" if word[0].isascii() else ""), (r"(?![a-z])" if word[-1].isascii() else "")
+    return before + re.escape(word) + after

@@ -11,6 +11,7 @@ from models.wishes.amounts import cues, find_amounts, find_nearness
 from models.wishes.goals import Goals
 from models.wishes.mentions import Mention, find_mentions
 from models.wishes.moments import find_moments
+from models.wishes.party import per_head
 from models.wishes.phrasebook import Meaning, phrasebook
 from models.wishes.tokens import normal, tokens_of
 from models.wishes.vocabulary import Use, Vocabulary
@@ -48,6 +49,8 @@ def read_wishes(
         return []
     book, kinds = phrasebook(pack.name), set(pack.constraints)
     amounts = find_amounts(text, cues(book.price, book.price_elsewhere, book.rating), pack.wishes.rating_scale)
+    if pack.wishes.per_head:
+        amounts = [each for amount in amounts if (each := per_head(text, amount)) is not None]
     moments = find_moments(text, event_time, zone) if "open_at" in kinds else []
     near = find_nearness(text) if "max_distance" in kinds else []
     taken = [*((each.start, each.end) for each in amounts), *((each.start, each.end) for each in moments), *near]
@@ -115,7 +118,7 @@ def _meant(
 ) -> list[Wish]:
     """Return the wishes that a word of the catalogue or of the pack stands for."""
     wanted = mention.stance in {"wanted", "required"}
-    if mention.stance == "past" or mention.tag in {"goal", "elsewhere"}:
+    if mention.stance in {"past", "indifferent"} or mention.tag in {"goal", "elsewhere"}:
         return []
     if mention.tag in _TENDENCIES:
         if mention.tag == "dear" and not wanted:

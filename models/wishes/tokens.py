@@ -23,6 +23,8 @@ class Token(NamedTuple):
 
 def normal(text: str) -> str:
     """Return a text in lower case with plain letters, digits and apostrophes."""
+    # A Chinese comma needs no space after it; a plain one without would be part of a number: 人均100，4.5分以上.
+    text = text[:MAX_TEXT].replace("，", ", ")
     return unicodedata.normalize("NFKC", text).casefold().replace("’", "'")[:MAX_TEXT]
 
 

@@ -54,6 +54,7 @@ class WishWords(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     cheap: list[str]
     dear: list[str]
     well_rated: list[str]
+    per_head: bool = False  # whether the catalogue's prices are what one person pays
     meanings: list[Meaning] = []
 
 

@@ -127,6 +127,46 @@ UNDERSTOOD = {
     "around 80 yuan a head": {"price 80"},
     "fifty dollars max": {"price -50!"},
     "ideally under $30": {"price -30"},
+    "人均100，4.5分以上": {"price 100", "rating 4.5-!"},
+    "火锅，100块以内": {"火锅", "price -100!"},
+    "人均两三百": {"price 200-300"},
+    "五六十块钱": {"price 50-60"},
+    "两三百以内": {"price -300"},
+    "两百一个人": {"price 200"},
+    "2-3百块": {"price 200-300!"},
+    "two to three hundred per person": {"price 200-300!"},
+    "人均1.5k": {"price 1500"},
+    "two hundred or so per person": {"price 200"},
+    "不超过100，有烤鸭": {"price -100", "烤鸭"},
+    # a refusal turns a bound around, and what is only tolerated is none
+    "don't want to spend more than 60 per head": {"price -60!"},
+    "shouldn't cost over 50 dollars": {"price -50!"},
+    "nothing above $40": {"price -40!"},
+    "not less than 50 per head": {"price 50-!"},
+    "over 50 dollars is too much": {"price -50!"},
+    "不想花超过100块": {"price -100!"},
+    "人均不能高于120元": {"price -120!"},
+    "人均不要低于80": {"price 80-!"},
+    "别给我推荐人均200以上的": {"price -200!"},
+    "人均200以上的不考虑": {"price -200!"},
+    "能不能100块以内": {"price -100!"},
+    "没有100块以内的吗": {"price -100!"},
+    "不要人均100-200的": set(),
+    "I don't mind paying more than 100 per head": set(),
+    "200块以上也行": set(),
+    "nothing under 4 stars": {"rating 4-!"},
+    "评分不能低于4.5": {"rating 4.5-!"},
+    "评分最好高一点": set(),
+    "不想超过三公里": {"distance -3000!"},
+    "at least 3 km away": set(),
+    # a price for all is divided by how many they are
+    "四个人总共花300块": {"price 75"},
+    "dinner for 10 people, budget 3000 total": {"price -300!"},
+    "一共不超过1000块": {"price -1000!"},
+    "一共花1000块": {"price -1000"},
+    "我们一共5个人，100块以内": {"price -100!"},
+    "四个人，人均100": {"price 100"},
+    "a private room for 10 ppl": set(),
     "not too expensive": {"cheap"},
     "别太贵": {"cheap"},
     "something cheap": {"cheap"},
@@ -170,6 +210,19 @@ UNDERSTOOD = {
     "除了火锅都行": {"no 火锅!"},
     "除了火锅还想吃烤鸭": {"火锅", "烤鸭"},
     "hot pot, but no sushi": {"hot pot", "no sushi!"},
+    "I'm not a big fan of sushi": {"no sushi!"},
+    "can't stand sushi": {"no sushi!"},
+    "i dont like sushi": {"no sushi!"},
+    "川菜不要太辣": {"川菜", "no 辣"},
+    "川菜 不要太spicy": {"川菜", "no spicy"},
+    "火锅不要": {"no 火锅!"},
+    "辣的都不能吃": {"no 辣!"},
+    "no hot pot unless it's cheap": {"no hot pot", "cheap"},
+    "no need for outdoor seats": set(),
+    "we don't need sushi": set(),
+    "不一定要便宜": set(),
+    "没有烤鸭也行": set(),
+    "不要在外滩附近": set(),
     "not Copper Pot again": {"no copper pot"},
     # where
     "within 500 m": {"distance -500!"},
@@ -194,6 +247,16 @@ UNDERSTOOD = {
     "a table at 19:30 for 4": {"open Fri 19:30"},
     "8点半还营业吗": {"open Fri 20:30!"},
     "open until midnight": {"open Fri 23:59!"},
+    "a table for 4 at 7:30": {"open Fri 19:30"},
+    "a table for 4 at 07:30": {"open Sat 07:30"},
+    "open tomorrow evening at 7:30": {"open Sat 19:30!"},
+    "open tomorrow at 8:30": {"open Sat 08:30"},
+    "open tomorrow evening": {"open Sat 20:00"},
+    "后天晚上8点开门": {"open Sun 20:00!"},
+    "1月5号晚上8点开门": {"open Fri 20:00"},
+    "半夜还开着的": {"open Sat 00:00"},
+    "今晚还营业的": {"open Fri 20:00"},
+    "周日还营业吗": set(),
     "凌晨两点还营业": {"open Sat 02:00!"},
     "周日晚上八点营业的": {"open Sun 20:00!"},
     # both languages in one
@@ -213,7 +276,7 @@ def test_a_text_is_understood(catalogue, text):
         "138 1234 5678",
         "since 2010", "2019年开的店", "under 30 minutes", "20% off", "room 101", "3号线",
         "12月31日",
-        "几十块钱", "人均两三百", "一块去",
+        "几十块钱", "一块去",
         "一点", "十分好吃", "between 7 and 9 people", "b12", "1.2.3", "$0", "over 18",
         "within an hour", "过了三分钟", "五分之一", "why not", "no idea", "I'm not sure", "特别好",
         "hello", "", "  ", "？！", "🍜🍣",
@@ -286,10 +349,28 @@ def test_a_distance_does_not_filter_while_nobody_knows_where_the_user_is(catalog
     [
         ("一百五", 150), ("一百五十", 150), ("一百零五", 105), ("两千", 2000), ("十二", 12), ("三万五", 35_000),
         ("1千", 1000), ("四点五分", 4.5), ("two hundred and fifty", 250), ("forty-five", 45), ("1,250.5", 1250.5),
+        ("2k", 2000), ("3 hundred", 300),
     ],
 )  # fmt: skip
 def test_numbers_are_read_as_people_write_them(text, value):
     assert [number.value for number in find_numbers(normal(text))] == [value]
+
+
+@pytest.mark.parametrize(
+    ("text", "bounds"), [("两三百", (200, 300)), ("五六十", (50, 60)), ("三五", (3, 5)), ("一两千", (1000, 2000))]
+)
+def test_what_is_roughly_said_is_from_one_number_to_another(text, bounds):
+    assert [(number.value, number.most) for number in find_numbers(text)] == [bounds]
+
+
+def test_a_part_of_the_day_that_has_come_is_now(catalogue):
+    late = FRIDAY_EVENING + 3 * 3_600_000
+    wishes = read_wishes("今晚还营业的", PACK, catalogue.vocabularies["restaurant"], late, ZONE, located=True)
+    assert told(wishes) == {"open now"}
+
+
+def test_a_price_for_all_is_one_where_prices_are_not_a_persons():
+    assert told(read(Catalogue(2), "总共不超过500元，我们5个人", domain="shop")) == {"price -500!"}
 
 
 def test_vocabulary_follows_the_catalogue():

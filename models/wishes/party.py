@@ -1,0 +1,59 @@
+"""A price for everybody at a table, as what each pays: how catalogues of such domains put it."""
+
+import re
+from dataclasses import replace
+
+from models.wishes.amounts import Amount
+from models.wishes.numerals import find_numbers
+
+BEFORE, AFTER = 16, 24  # characters that are looked at
+MOST_PEOPLE = 500
+_FOR_ALL_BEFORE = re.compile(
+    r"(?:一共|总共|总计|合计|总价|总预算|加起来|全部|一桌"
+    r"|(?<![a-z])(?:total|altogether|in all|overall)(?![a-z]))[^\d,.;!?，。；！？]*$",
+    re.ASCII,
+)
+_FOR_ALL_AFTER = re.compile(
+    r"\s{0,2}(?:一共|总共|总计|合计|加起来|[/每]?一?桌"
+    r"|(?:in )?(?:total|all)\b|altogether\b|overall\b|between us\b"
+    r"|for (?:everyone|everybody|all of us|(?:the|our) (?:whole )?(?:table|group|party|lot))\b)",
+    re.ASCII,
+)
+_PEOPLE_AFTER = re.compile(
+    r"\s{0,2}(?:个?人(?![均民])|位(?!置)|口人|个?大人|(?:people|persons?|ppl|pax|guests?|adults?|diners)\b|of us\b)",
+    re.ASCII,
+)
+_FOR = re.compile(r"\bfor\s$", re.ASCII)
+_CLAUSE_ENDS = re.compile(r"\s{0,2}(?:$|[,.;!?，。；！？])", re.ASCII)
+_PEOPLE_BEFORE = re.compile(
+    r"\b(?:party of|group of|(?:table|dinner|lunch|meal|seats|place|somewhere) for)\s$", re.ASCII
+)
+
+
+def per_head(text: str, amount: Amount) -> Amount | None:
+    """Return an amount of a ``normal`` text; a price that is said to be for all is divided by how many they are.
+
+    If that is not said, it is still the most that one can pay, and None if it is only the least that all do.
+    """
+    before, after = text[max(0, amount.start - BEFORE) : amount.start], text[amount.end : amount.end + AFTER]
+    if amount.kind != "price" or not (_FOR_ALL_BEFORE.search(before) or _FOR_ALL_AFTER.match(after)):
+        return amount
+    people = _people(text)
+    if people is None:
+        return replace(amount, low=None) if amount.high is not None else None
+    return replace(
+        amount,
+        low=None if amount.low is None else amount.low / people,
+        high=None if amount.high is None else amount.high / people,
+    )
+
+
+def _people(text: str) -> int | None:
+    """Return the number of people a text speaks of first, None if of none."""
+    for number in find_numbers(text):
+        before = text[max(0, number.start - BEFORE) : number.start]
+        said = _PEOPLE_AFTER.match(text, number.end) or _PEOPLE_BEFORE.search(before)
+        said = said or (_CLAUSE_ENDS.match(text, number.end) and _FOR.search(before))
+        if said and 1 <= number.value == number.most <= MOST_PEOPLE and number.value.is_integer():
+            return int(number.value)
+    return None
