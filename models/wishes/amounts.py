@@ -25,7 +25,7 @@ _BUDGET = r"预算|\bbudget|\bspend(?:ing)?|\bcheaper than|\bpay(?:ing)?|\baffor
 _LEAD_BUDGET = re.compile(rf"(?:{_BUDGET})[^\d,.;:!?，。；：！？、]{{0,14}}{SIGN}?\s{{0,2}}$", re.ASCII)
 _LEAD_SIGN = re.compile(rf"{SIGN}\s{{0,2}}$", re.ASCII)
 _MONEY = re.compile(
-    r"\s{0,2}(?:(?:[多来几])?(?:元(?![旦宵素代])|块钱|块(?=$|[^\u3400-\u9fff]|[以之左上内的一每到封起吧就可能行])|人民币|美元|美金|欧元|英镑|日元|港币)"
+    r"\s{0,2}(?:(?:[多来几])?(?:元(?![旦宵素代])|块钱|块(?=$|[^\u3400-\u9fff]|[以之左上内的一每到封起吧就可能行])|人民币|美元|美金|欧元|英镑|日元|円|港币)"
     r"|(?:rmb|cny|yuan|kuai|dollars?|bucks?|usd|euros?|eur|pounds?|gbp|quid|yen|hkd)\b|[$€£¥](?!\d))",
     re.ASCII,
 )
@@ -62,7 +62,7 @@ _NEAR = re.compile(
 )
 _BARE_LIMIT = re.compile(r"\s{0,2}以[内下](?:$|[^\u3400-\u9fff]|[的吧就可吗])", re.ASCII)
 _PLAIN_END = re.compile(
-    r"\s{0,2}(?:$|[,.;!?，。；！？)]|(?:please|and|or|but|with|for|in|near|if|each|total)\b)", re.ASCII
+    r"\s{0,2}(?:$|[,.;!?，。；！？()]|(?:please|and|or|but|with|for|in|near|if|each|total)\b)", re.ASCII
 )
 
 
@@ -220,16 +220,14 @@ def _distance(first: Number, last: Number | None, before: str, after: str) -> Am
 
 
 def _price(first: Number, last: Number | None, before: str, after: str, said: Cues) -> Amount | None:
-    money = _MONEY.match(after)
-    rest = after[money.end() :] if money else after
+    money, named = _MONEY.match(after), said.price_after.match(after)
+    priced = named or money
+    unit = priced.end() if priced else 0
+    rest = after[unit:]
     bound = find_bound(before, rest)
     sign, budget = _LEAD_SIGN.search(before), _LEAD_BUDGET.search(before)
     elsewhere = said.elsewhere_before.search(before) or said.elsewhere_after.match(after)
-    ours = (
-        said.price_before.search(before)
-        or said.price_after.match(after)
-        or said.price_after.match(rest[bound.length :])
-    )
+    ours = said.price_before.search(before) or named or said.price_after.match(rest[bound.length :])
     if before[-1:].isascii() and before[-1:].isalpha() and not sign:
         return None
     told = bool(money or sign or budget or ours or elsewhere)
@@ -242,7 +240,7 @@ def _price(first: Number, last: Number | None, before: str, after: str, said: Cu
     low, high, sure = _bounds(first, last, bound, budget=budget is not None)
     if high == 0 or (last is None and first.value <= 1 and not sign):
         return None  # 一块 is also "together"
-    end = (last or first).end + (money.end() if money else 0) + bound.length
+    end = (last or first).end + unit + bound.length
     return Amount(
         "price", low, high, first.start, end, sure=told and sure, elsewhere=elsewhere is not None and ours is None
     )

@@ -13,12 +13,14 @@ Side = Literal["at most", "at least"]
 _OPPOSITE: dict[Side, Side] = {"at most": "at least", "at least": "at most"}
 _AT_MOST = (
     r"不要?超过?|别超过?|不高于|低于|少于|小于|不到|不多于|不大于|最多|至多|顶多|最高|控制在|上限|封顶|≤|<=?"
-    r"|\b(?:under|below|less than|up to|at (?:the )?most|(?:no|not) more than|not over|max(?:imum)?(?: of)?"
+    r"|\b(?:under|below|less than|up to|at (?:the )?most|(?:no|not) more than|not over|cheaper than|less expensive than"
+    r"|max(?:imum)?(?: of)?"
     r"|(?:no|not) (?:higher|further|farther) than|within|inside)"
 )
 _AT_LEAST = (
     r"不低于|不少于|不小于|至少|最少|最低|起码|高于|超过|大于|多于|≥|>=?"
-    r"|\b(?:over|above|more than|at least|higher than|better than|min(?:imum)?(?: of)?|(?:no|not) less than"
+    r"|\b(?:over|above|more than|at least|higher than|better than|more expensive than"
+    r"|min(?:imum)?(?: of)?|(?:no|not) less than"
     r"|start(?:ing|s) (?:at|from))"
 )
 _LINK = r"(?:\s|[:：]|在|是|为|有|要|得|就|我们?|(?<![a-z])(?:is|of|a|the|my|our))*"

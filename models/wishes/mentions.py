@@ -16,7 +16,7 @@ _TOO = r"(?<![a-z])(?:too|so|very|overly|that)(?![a-z])|太|那么|这么|过于
 _FILLERS = (  # possessive: what has been taken is not tried in another way
     rf"(?:\s|{_TOO}|(?<![a-z])(?:really|any|a|an|the|another|more|some|much|many|of|to|be|have|in the mood for"
     r"|looking for|eat|eating|drink|drinking|with|feel like|feeling like|anything|something|keen on|into|it"
-    r"|contain(?:s|ing)?)(?![a-z])"
+    r"|contain(?:s|ing)?|in|at|near)(?![a-z])"
     r"|[想要吃喝点去在再又有是带含放加选很的]|那种|什么|任何|怎么)*+"
 )
 _REFUSED = re.compile(
@@ -30,11 +30,11 @@ _REFUSED = re.compile(
     r"|(?<!要)不要|(?<!想)不想|(?<!能)不能|(?<!爱)不爱|(?<!喜欢)不喜欢|(?<!是)不是|(?<!用)不用|(?<!吃)不吃|(?<!喝)不喝"
     r"|(?<!去)不去|(?<!带)不带|(?<!含)不含|(?<!放)不放|(?<!会)不会|(?<!够)不够|不(?=[太那怎很])"
     r"|(?<![好还要是能会])不|(?<!有)没有?"
-    rf"|(?<![特区分级个])别|忌|讨厌|拒绝|避开|除了|除去|排除)(?P<fillers>{_FILLERS})$"
+    rf"|(?<![特区分级个])别|忌|(?<!不)怕|讨厌|拒绝|避开|除了|除去|排除)(?P<fillers>{_FILLERS})$"
 )
 _REFUSED_AFTER = re.compile(
     r"\s{0,2}(?:的|类|味|都|也|就|一律){0,3}(?:过敏|除外|算了|吃?腻了"
-    # Before a word of its own it refuses that: 川菜不要太辣.
+    # Before something else it refuses that: 包间不要太吵.
     r"|(?:不要|别|不能)[放加有吃]?(?=$|[\s,.;!，。；！]|[的了啊吧哈呢])"
     r"|不(?:行|吃|喝|考虑|想吃|想要)(?=$|[\s,.;!，。；！]|[的了啊吧哈呢]))"
     r"|\s{0,2}(?:[- ]free\b|allergy\b|allergies\b|intolerance\b)"
@@ -138,7 +138,9 @@ def _stance(text: str, start: int, end: int) -> Stance:
     if (refused := _REFUSED.search(before)) and not _only_asks(text, refused, end):
         if _EITHER_WAY.match(text, end, end + AFTER) and not refused[0].startswith("除"):
             return "indifferent"
-        mildly = re.search(_TOO, refused["fillers"]) or refused[0].startswith("less") or _UNLESS.match(text, end)
+        mildly = (
+            re.search(_TOO, refused["fillers"]) or refused[0].startswith(("less", "怕")) or _UNLESS.match(text, end)
+        )
         return "unwanted" if mildly else "excluded"
     if _REQUIRED.search(before):
         return "required"

@@ -33,6 +33,9 @@ _NOW = re.compile(
     r"|\b(?:currently|still) open\b|\bopen (?:right now|now|at the moment|currently|this late)\b",
     re.ASCII,
 )
+_CLOSES_BEFORE = re.compile(
+    r"(?:以前|之前|前)[^,.;!?，。；！？]{0,4}(?:关门|打烊)|\bclos(?:es?|ing) (?:before|by)\b", re.ASCII
+)
 _UNTIL = re.compile(r"(?:\buntil|\btill|\bto|到)\s?$", re.ASCII)
 _DAYS_AHEAD = re.compile(r"(?P<two>后天|后晚|\bday after tomorrow\b)|明天|明日|明早|明晚|\btomorrow\b", re.ASCII)
 _DATE = re.compile(
@@ -68,6 +71,8 @@ def find_moments(text: str, event_time: int, zone: tzinfo) -> list[Moment]:
     found = []
     for match in _CLOCK.finditer(text):
         start, end = _clause(text, match.start(), match.end())
+        if _CLOSES_BEFORE.search(text, start, end):
+            continue
         sure = _OPEN.search(text, start, end) is not None
         minute = _minute_of_day(match, sure=sure)
         if minute is None:

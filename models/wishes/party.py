@@ -23,11 +23,9 @@ _PEOPLE_AFTER = re.compile(
     r"\s{0,2}(?:个?人(?![均民])|位(?!置)|口人|个?大人|(?:people|persons?|ppl|pax|guests?|adults?|diners)\b|of us\b)",
     re.ASCII,
 )
+_PEOPLE_BEFORE = re.compile(r"\b(?:party|group) of\s$", re.ASCII)
 _FOR = re.compile(r"\bfor\s$", re.ASCII)
-_CLAUSE_ENDS = re.compile(r"\s{0,2}(?:$|[,.;!?，。；！？])", re.ASCII)
-_PEOPLE_BEFORE = re.compile(
-    r"\b(?:party of|group of|(?:table|dinner|lunch|meal|seats|place|somewhere) for)\s$", re.ASCII
-)
+_NO_UNIT = re.compile(r"\s{0,2}(?:$|[,.;!?，。；！？]|(?:at|on|in|with|and|tonight|tomorrow)\b)", re.ASCII)
 
 
 def per_head(text: str, amount: Amount) -> Amount | None:
@@ -53,7 +51,7 @@ def _people(text: str) -> int | None:
     for number in find_numbers(text):
         before = text[max(0, number.start - BEFORE) : number.start]
         said = _PEOPLE_AFTER.match(text, number.end) or _PEOPLE_BEFORE.search(before)
-        said = said or (_CLAUSE_ENDS.match(text, number.end) and _FOR.search(before))
+        said = said or (_NO_UNIT.match(text, number.end) and _FOR.search(before))
         if said and 1 <= number.value == number.most <= MOST_PEOPLE and number.value.is_integer():
             return int(number.value)
     return None

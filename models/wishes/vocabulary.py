@@ -163,7 +163,11 @@ def _terms(item: Item, words: WishWords) -> Iterator[tuple[tuple[str, ...], Use]
 
 def _term(words: str, use: Use) -> Iterable[tuple[tuple[str, ...], Use]]:
     tokens = term(words)
-    if 0 < len(tokens) <= MAX_TOKENS and any(token.isalpha() for token in tokens) and spelled(tokens) not in _EMPTY:
+    if (
+        0 < len(tokens) <= MAX_TOKENS
+        and any(token.replace("'", "").isalpha() for token in tokens)
+        and spelled(tokens) not in _EMPTY
+    ):
         yield tokens, use
 
 

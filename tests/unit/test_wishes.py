@@ -137,6 +137,10 @@ UNDERSTOOD = {
     "two to three hundred per person": {"price 200-300!"},
     "人均1.5k": {"price 1500"},
     "two hundred or so per person": {"price 200"},
+    "$20 pp max": {"price -20!"},
+    "no cheaper than 50 dollars": {"price 50-!"},
+    "1万円以内": {"price -10000!"},
+    "good sushi for less than ten bucks": {"sushi", "price -10!"},
     "不超过100，有烤鸭": {"price -100", "烤鸭"},
     # a refusal turns a bound around, and what is only tolerated is none
     "don't want to spend more than 60 per head": {"price -60!"},
@@ -223,6 +227,8 @@ UNDERSTOOD = {
     "不一定要便宜": set(),
     "没有烤鸭也行": set(),
     "不要在外滩附近": set(),
+    "not near the Bund": set(),
+    "怕辣": {"no 辣"},
     "not Copper Pot again": {"no copper pot"},
     # where
     "within 500 m": {"distance -500!"},
@@ -257,6 +263,7 @@ UNDERSTOOD = {
     "半夜还开着的": {"open Sat 00:00"},
     "今晚还营业的": {"open Fri 20:00"},
     "周日还营业吗": set(),
+    "9点以前关门": set(),
     "凌晨两点还营业": {"open Sat 02:00!"},
     "周日晚上八点营业的": {"open Sun 20:00!"},
     # both languages in one
@@ -329,6 +336,16 @@ def test_an_amount_is_a_limit_only_if_it_is_clear_what_it_belongs_to(catalogue, 
 def test_other_prices_begin_another_goal(catalogue):
     wishes = read(catalogue, "推荐有火锅的餐馆，人均100-150元。还要一家人均50元以下的餐馆，要有烤鸭。")
     assert {wish.words: wish.goal for wish in wishes} == {"火锅": 0, "100-150元": 0, "50元以下": 1, "烤鸭": 1}
+
+
+@pytest.mark.parametrize("domain", ["travel", "shop"])
+def test_a_place_is_not_only_one_to_eat_at(domain):
+    assert told(read(Catalogue(2), "a good place under $30", domain=domain)) == {"price -30!"}
+
+
+def test_a_name_with_an_apostrophe_is_a_word():
+    catalogue = catalogue_of({"a": {"name": "A", "attributes": {"district": "静安 Jing'an"}}})
+    assert told(read(catalogue, "somewhere in Jing'an")) == {"jing'an"}
 
 
 def test_a_hotel_is_read_in_its_own_domain():
