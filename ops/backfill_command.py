@@ -5,12 +5,12 @@ import json
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from ops.cluster import connected
 from ops.errors import explained
 from ops.progress import progress_bar
+from ops.terminal import Terminal
 from streams.logs import configure_logs
 from streams.settings import load_settings
 
@@ -60,7 +60,7 @@ def backfill(
 
 
 def _print(what: str, done: "Backfill") -> None:
-    console = Console()
+    console = Terminal()
     table = Table("topic", *VERDICTS.values(), title=f"{what}, from {done.records:,} records")
     for topic, counts in done.counts.items():
         table.add_row(topic, *(f"{counts[verdict]:,}" for verdict in VERDICTS))

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from ops.bench.campaign_command import alerts, campaign, catalogue, dead_letters, race, replays
@@ -16,6 +15,7 @@ from ops.bench.learning_command import learning
 from ops.bench.statistics_command import canary, off_policy
 from ops.bench.strategies_command import strategies
 from ops.errors import explained
+from ops.terminal import Terminal
 
 if TYPE_CHECKING:
     from ops.simulator.world import World
@@ -70,10 +70,10 @@ def latency(
         )
         for name, quantiles in run.quantiles().items():
             table.add_row(name, *(f"{value:,.1f}" for value in quantiles.values()))
-        Console().print(table)
+        Terminal().print(table)
         cores = ", ".join(f"{name} {share:.0%}" for name, share in run.cpu.items())
-        Console().print(f"of one core: {cores}")
-    Console().print(f"capacity: {one_by_one:,.1f} requests a second one by one, {at_once:,.1f} posted at once")
+        Terminal().print(f"of one core: {cores}")
+    Terminal().print(f"capacity: {one_by_one:,.1f} requests a second one by one, {at_once:,.1f} posted at once")
 
 
 @app.command()
@@ -101,7 +101,7 @@ def throughput(
     for name, value in result.figures().items():
         shown = f"{value:.1%}" if "share" in name else f"{value:,.3f}" if "ms" in name.split("_") else f"{value:,.0f}"
         table.add_row(name.replace("_", " "), shown)
-    Console().print(table)
+    Terminal().print(table)
 
 
 @app.command()
@@ -146,9 +146,9 @@ def profile(
         table = Table("own", "cumulative", "function", title=f"{stage} stage, {title}")
         for name, own, total in rows[:TOP]:
             table.add_row(f"{own:.1%}", f"{total:.1%}", name)
-        Console().print(table)
+        Terminal().print(table)
     threads = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in sorted(result.thread_seconds.items()))
-    Console().print(f"{result.events:,} records in {result.seconds:.1f} s; processor time by thread: {threads}")
+    Terminal().print(f"{result.events:,} records in {result.seconds:.1f} s; processor time by thread: {threads}")
 
 
 @app.command()
@@ -178,7 +178,7 @@ def swaps(
         table = Table("figure", "", title=f"{times} swaps")
         for name, value in figures.items():
             table.add_row(name.replace("_", " "), f"{value:,.1f}" if value % 1 else f"{value:,.0f}")
-        Console().print(table)
+        Terminal().print(table)
     for fault in faults:
         typer.echo(fault, err=True)
     if faults:
@@ -219,7 +219,7 @@ def rollback(
         table = Table("", *(judged.name for judged in results), title=f"canaries for {share:.0%} of the users")
         for name in list(results[0].figures())[1:]:
             table.add_row(name.replace("_", " "), *(str(judged.figures()[name]) for judged in results))
-        Console().print(table)
+        Terminal().print(table)
     if any(judged.decision != judged.wanted for judged in results):
         raise typer.Exit(1)
 
@@ -237,7 +237,7 @@ def _prepare() -> "tuple[Settings, World]":
 @contextmanager
 def _progress() -> Iterator[Callable[[str], None]]:
     """Say what is going on: in one line that changes on a terminal, else in a line each."""
-    console = Console(stderr=True)
+    console = Terminal(stderr=True)
     if not console.is_terminal:
         yield console.print
         return
@@ -248,7 +248,7 @@ def _progress() -> Iterator[Callable[[str], None]]:
 def _print_machine() -> None:
     from ops.bench.machine import machine
 
-    Console().print(", ".join(f"{name} {value}" for name, value in machine().items()), style="dim")
+    Terminal().print(", ".join(f"{name} {value}" for name, value in machine().items()), style="dim")
 
 
 def _print_json(figures: dict[str, Any]) -> None:

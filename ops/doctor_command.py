@@ -8,10 +8,11 @@ import logging
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from ops.cluster import connected
+from ops.terminal import Terminal
 from schemas.errors import ExplainedError
 from streams.settings import SettingsError, load_settings
 
@@ -36,15 +37,14 @@ def doctor(*, as_json: Annotated[bool, typer.Option("--json", help="Print JSON f
         findings = [Finding("settings", "good", "every setting is known and within its limits")]
         with contextlib.suppress(ExplainedError):  # without a cluster the broker's check says so
             settings = connected(settings)
-        with Console(stderr=True).status("looking"):
+        with Terminal(stderr=True).status("looking"):
             findings += asyncio.run(examine(settings))
     if as_json:
         typer.echo(json.dumps([dataclasses.asdict(finding) for finding in findings], ensure_ascii=False))
     else:
         table = Table("check", "state", "found", "what to do")
         for finding in findings:
-            colour = COLOURS[finding.state]
-            table.add_row(finding.check, f"[{colour}]{finding.state}[/]", finding.found, finding.fix)
-        Console().print(table)
+            table.add_row(finding.check, Text(finding.state, COLOURS[finding.state]), finding.found, finding.fix)
+        Terminal().print(table)
     if any(finding.state == "wrong" for finding in findings):
         raise typer.Exit(1)

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from models.dataset import read_dataset
 from ops.errors import explained
 from ops.progress import progress_bar
+from ops.terminal import Terminal
 from schemas.domains import pack_for
 from schemas.errors import BadInputError
 from streams.kafka import partition_of
@@ -115,4 +115,4 @@ def evaluate(
         table = Table("metric", "value", title=f"{directory.resolve().name}, {mode}, {split}")
         for name, value in figures.items():
             table.add_row(name, f"{value:,}")
-        Console().print(table)
+        Terminal().print(table)

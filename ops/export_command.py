@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from models.base_model import PACKAGED, BaseModel, load_base
 from models.chunks import item_chunks
@@ -17,6 +16,7 @@ from models.encoder import Encoder, Precision
 from models.evaluation import catalogue_item
 from ops.errors import explained
 from ops.progress import progress_bar
+from ops.terminal import Terminal
 from schemas.domains import pack_for
 from schemas.errors import BadInputError
 from streams.logs import configure_logs
@@ -75,7 +75,7 @@ def export(
     if as_json:
         typer.echo(json.dumps(report))
     else:
-        Console().print(
+        Terminal().print(
             f"{out}: {report['base']} as {precision}, {report['megabytes']} MB, in {report['seconds']} s",
             highlight=False,
         )

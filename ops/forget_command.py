@@ -12,12 +12,12 @@ import msgspec
 import typer
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
-from rich.console import Console
 from rich.table import Table
 
 from models.pseudonyms import Pseudonyms
 from ops.cluster import connected
 from ops.errors import explained
+from ops.terminal import Terminal
 from schemas.codec import decode, decode_key, encode
 from schemas.records import Erasure
 from schemas.topics import (
@@ -94,7 +94,7 @@ def forget(
         decode_key(user.encode())
         decode(Erasure, encode(Erasure(request_id="e", reason=reason)))
         settings = connected(load_settings())
-        with Console(stderr=True).status("waiting for the state stage to carry the erasure out"):
+        with Terminal(stderr=True).status("waiting for the state stage to carry the erasure out"):
             receipt = asyncio.run(erase(settings, user.encode(), reason, wait))
     if as_json:
         typer.echo(json.dumps(msgspec.to_builtins(receipt), ensure_ascii=False))
@@ -232,7 +232,7 @@ def _date(milliseconds: int) -> str:
 
 
 def _print(receipt: Receipt) -> None:
-    console = Console()
+    console = Terminal()
     console.print(
         f"erasure {receipt.erasure} of {receipt.user}, asked for by {receipt.asked_by} at {receipt.asked_at}: "
         f"{receipt.topic}, partition {receipt.partition}, offset {receipt.offset}"

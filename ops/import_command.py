@@ -5,10 +5,10 @@ from typing import Annotated, NoReturn
 
 import msgspec
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from models.dataset import DatasetError, Meta, check_new
+from ops.terminal import Terminal
 
 from .importers import FORMATS, SourceError
 
@@ -27,8 +27,8 @@ def import_dataset(
     form = FORMATS.get(format_name)
     if form is None:
         fail(f"unknown format {format_name!r}; known are {', '.join(FORMATS)}")
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    console = Terminal(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
         tasks: dict[str, TaskID] = {}
 

@@ -6,6 +6,7 @@ from collections import OrderedDict, deque
 from rich.console import Group
 from rich.panel import Panel
 from rich.table import Table
+from rich.text import Text
 
 from ops.simulator.events import Event
 from ops.simulator.publish import Statistics
@@ -82,14 +83,14 @@ class LiveView:
             ("broker", self._broker, "restarts", "  ".join(f"{stage.name} {stage.restarts}" for stage in self._stages)),
         ]
         for row in rows:
-            numbers.add_row(f"[dim]{row[0]}", row[1], f"[dim]{row[2]}", row[3])
+            numbers.add_row(Text(row[0], "dim"), row[1], Text(row[2], "dim"), row[3])
         recent = Table("user", "asked", "first recommendation", "because", expand=True, box=None)
         for user, text, item, why, degraded in self._recent:
-            recent.add_row(user, text, item, f"[yellow]{degraded}" if degraded else why)
+            recent.add_row(user, text, item, Text(degraded, "yellow") if degraded else why)
         return Group(
             Panel(numbers, title="tablecast · simulated city", title_align="left"),
             Panel(recent, title="just now", title_align="left"),
-            f"[dim]Try in another terminal: [/]{TRY}",
+            Text("Try in another terminal: ", "dim").append(TRY, "default"),
         )
 
 

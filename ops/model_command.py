@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import msgspec
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from ops.cluster import connected
 from ops.errors import explained
 from ops.moments import shown
+from ops.terminal import Terminal
 from schemas.errors import BadInputError
 from streams.logs import configure_logs
 from streams.settings import Settings, load_settings
@@ -55,7 +55,7 @@ def list_command(*, as_json: AsJson = False) -> None:
         role = "rolled back" if row["rolled_back"] and row["role"] == "retired" else row["role"] or ""
         created = shown(row["created"])
         table.add_row(row["name"], row["version"], f"{role}{share}", created, row["parent"] or "", metrics)
-    Console().print(table)
+    Terminal().print(table)
 
 
 @app.command()
@@ -182,7 +182,7 @@ def decisions(*, as_json: AsJson = False) -> None:
     for one in found:
         since, until = (shown(time) if time else "" for time in (one.start, one.end))
         table.add_row(one.decision, one.version, one.champion or "", since, until, one.reason)
-    Console().print(table)
+    Terminal().print(table)
 
 
 @app.command()
@@ -201,7 +201,7 @@ def diff(first: Version, second: Version, *, as_json: AsJson = False) -> None:
     table = Table("", first, second)
     for name, values in rows.items():
         table.add_row(name, *("" if value is None else str(value) for value in values))
-    Console().print(table)
+    Terminal().print(table)
 
 
 @app.command("shadow-report")
@@ -227,12 +227,12 @@ def shadow_report(*, as_json: AsJson = False) -> None:
         for name, value in asdict(report).items():
             if name not in {"model", "shadow", "examples"}:
                 table.add_row(name.replace("_", " "), "" if value is None else f"{value:,.4g}")
-        Console().print(table)
+        Terminal().print(table)
         for example in report.examples:
             places = Table("answered", "because", "would have", "because", title=example.request_id)
             for answered, would_have in itertools.zip_longest(example.answered[:5], example.would_have[:5]):
                 places.add_row(*_scored(answered), *_scored(would_have))
-            Console().print(places)
+            Terminal().print(places)
 
 
 def _scored(item: "ScoredItem | None") -> tuple[str, str]:
@@ -341,4 +341,4 @@ def _print(name: str, held: "ModelAnnouncement", *, as_json: bool) -> None:
     table = Table("version", "role", "share", title=f"{name}, generation {held.generation}")
     for version in held.versions:
         table.add_row(version.version, version.role, f"{version.share:.0%}" if version.role == "canary" else "")
-    Console().print(table)
+    Terminal().print(table)

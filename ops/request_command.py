@@ -10,12 +10,12 @@ import msgspec
 import typer
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.structs import TopicPartition
-from rich.console import Console
 from rich.table import Table
 
 from ops.cluster import connected
 from ops.errors import explained
 from ops.progress import progress_bar
+from ops.terminal import Terminal
 from schemas.codec import decode, encode
 from schemas.domains import pack_for
 from schemas.errors import BadInputError, ExplainedError
@@ -93,7 +93,7 @@ def request(
         from ops.request_words import shaded
 
         first = answer.items[0]
-        console = Console()
+        console = Terminal()
         console.print(
             f"text score of {first.name or first.item_id}: {words.score:+.2f}, without words {words.without:+.2f}"
         )
@@ -150,7 +150,7 @@ def _print(answer: Recommendation, milliseconds: float) -> None:
     for place, item in enumerate(answer.items, 1):
         parts = " ".join(f"{name} {value:+.2f}" for name, value in item.reasons.items())
         table.add_row(str(place), item.name or item.item_id, f"{item.score:.3f}", item.why, parts)
-    console = Console()
+    console = Terminal()
     console.print(table)
     if answer.understood:
         console.print(f"understood: {answer.understood.phrase}")

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import typer
-from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
 from ops.cluster import connected
 from ops.errors import explained
 from ops.progress import progress_bar
+from ops.terminal import Terminal
 
 if TYPE_CHECKING:
     from ops.simulator.events import Event
@@ -73,7 +73,7 @@ def simulate(
         return
 
     statistics = Statistics()
-    terminal = Console(stderr=True)
+    terminal = Terminal(stderr=True)
 
     async def run() -> None:
         world = await asyncio.to_thread(build_world, seed, users=users, restaurants=restaurants)
@@ -89,7 +89,7 @@ def simulate(
     if as_json:
         typer.echo(json.dumps(statistics.summary()))
     else:
-        Console().print(_figures(statistics))
+        Terminal().print(_figures(statistics))
 
 
 def _write(directory: Path, seed: int, users: int, restaurants: int, days: int, *, as_json: bool) -> None:
@@ -108,7 +108,7 @@ def _write(directory: Path, seed: int, users: int, restaurants: int, days: int, 
         typer.echo(json.dumps({"destination": str(directory), **msgspec.to_builtins(meta)}))
     else:
         counts = f"{meta.items:,} items, {meta.interactions:,} interactions, {meta.requests:,} requests"
-        Console().print(f"{directory}: {counts} ({meta.protocol})")
+        Terminal().print(f"{directory}: {counts} ({meta.protocol})")
 
 
 def _print(events: Iterable["Event"]) -> None:

@@ -6,11 +6,11 @@ import logging
 from typing import Annotated, NoReturn
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from ops.dead_letters.letters import DECISIONS
 from ops.errors import explained
+from ops.terminal import Terminal
 from schemas.access import ROLES
 from schemas.topics import TOPICS
 from streams.acls import ANY_HOST, Pattern, acls_of, apply_acls
@@ -50,7 +50,7 @@ def apply_command(
         table = Table("topic", "would be done" if dry_run else "done")
         for change in todo.changes:
             table.add_row(change.name, str(change))
-        Console().print(table)
+        Terminal().print(table)
     else:
         typer.echo("every topic is as the contract says")
     if todo.refusals:
@@ -87,7 +87,7 @@ def list_command(*, as_json: AsJson = False) -> None:
     for topic, name in names.items():
         on_cluster = _described(existing.get(name))
         table.add_row(name, topic.purpose, topic.record.__name__, topic.key, topic.cleanup, on_cluster)
-    Console().print(table)
+    Terminal().print(table)
 
 
 @app.command("acls")
@@ -136,7 +136,7 @@ def acls_command(
             acl.operation.name.lower().replace("_", " "),
             f"{acl.resource.name.lower().replace('_', ' ')} {name}",
         )
-    Console().print(table)
+    Terminal().print(table)
 
 
 def _described(topic: ExistingTopic | None) -> str:

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.terminal_theme import MONOKAI
 from rich.text import Text
 
 from ops.errors import explained
+from ops.terminal import Terminal
 from schemas.errors import BadInputError
 from streams.settings import load_settings
 from streams.tracing import REQUEST_ID, span_file
@@ -77,9 +77,9 @@ def trace(
         typer.echo(json.dumps([vars(span) for span in found]))
         return
     picture = drawn(request_id, found)
-    Console().print(picture)
+    Terminal().print(picture)
     if svg is not None:
-        console = Console(record=True, width=150, file=io.StringIO())
+        console = Terminal(record=True, width=150, file=io.StringIO())
         console.print(picture)
         console.save_svg(str(svg), title="", theme=MONOKAI, code_format=PICTURE, unique_id="trace")
 
@@ -120,7 +120,7 @@ def drawn(request_id: str, spans: Sequence[Span]) -> Table:
         for number, span in enumerate(in_order(section)):
             table.add_row(
                 Text(span.stage, COLOURS.get(span.stage, "")),
-                "· " * _depth(span, known) + span.name + (" [red]failed[/]" if span.failed else ""),
+                Text("· " * _depth(span, known) + span.name).append(" failed" if span.failed else "", "red"),
                 _milliseconds(span.start - spans[0].start) if number or later else "0",
                 _milliseconds(span.end - span.start),
                 _bar(span, start, end),

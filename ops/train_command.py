@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
 import typer
-from rich.console import Console
 
 from models.dataset import check_new, read_dataset
 from ops.errors import explained
 from ops.progress import progress_bar
+from ops.terminal import Terminal
 from schemas.domains import pack_for
 from streams.kafka import partition_of
 from streams.logs import configure_logs
@@ -93,7 +93,7 @@ def train(
     if as_json:
         typer.echo(json.dumps(summary))
         return
-    terminal = Console()
+    terminal = Terminal()
     for part, why in trained.left_out.items():
         terminal.print(f"{part}: left out, {why}")
     if trained.fine_tuned:
@@ -124,7 +124,7 @@ def report(
     if as_json:
         typer.echo(json.dumps({"report": str(out), "measured": figures}))
     else:
-        Console().print(f"{out}: what {model} is worth")
+        Terminal().print(f"{out}: what {model} is worth")
 
 
 def write(

@@ -5,10 +5,10 @@ from typing import Annotated
 
 import msgspec
 import typer
-from rich.console import Console
 
 from ops.cluster import connected
 from ops.errors import explained
+from ops.terminal import Terminal
 
 
 def trainer(
@@ -41,14 +41,14 @@ def trainer(
             work = TrainerApp.run_once if once else TrainerApp.run
             run_until_signalled(lambda stop: work(TrainerApp(settings, pseudonyms), stop))
             return
-        with Console(stderr=True).status(f"training {repeat} again"):
+        with Terminal(stderr=True).status(f"training {repeat} again"):
             found = asyncio.run(train_again(settings, pseudonyms, repeat))
     if as_json:
         typer.echo(msgspec.json.encode({**msgspec.structs.asdict(found), "same": found.same}))
     elif found.same:
-        Console().print(f"{found.range}: the same weights, version {found.version}")
+        Terminal().print(f"{found.range}: the same weights, version {found.version}")
     else:
-        Console().print(
+        Terminal().print(
             f"{found.range}: version {found.repeated} instead of {found.version}; "
             f"{found.erased} examples of users to be forgotten were left out, and the catalogue is "
             + ("the same" if found.same_catalogue else "another: it has been compacted since"),

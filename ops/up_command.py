@@ -11,7 +11,6 @@ from typing import Annotated, Any
 import typer
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
-from rich.console import Console
 from rich.live import Live
 
 from ops.cluster import broker_folder, with_bootstrap
@@ -22,6 +21,7 @@ from ops.simulator.events import catalogue
 from ops.simulator.publish import post_all, run_simulation
 from ops.simulator.world import World, build_world
 from ops.stages import Stage
+from ops.terminal import Terminal
 from schemas.topics import REQUESTS_JOINED, USERS_REQUESTS
 from streams.kafka import client_options, committed_offsets, full_name
 from streams.logs import configure_logs
@@ -53,7 +53,7 @@ def up(
     with explained(), contextlib.suppress(KeyboardInterrupt):
         settings = load_settings()
         configure_logs("up", "warning")
-        console = Console(stderr=True)
+        console = Terminal(stderr=True)
         with contextlib.ExitStack() as stack:
             # Beside the broker, which takes its time to start.
             meanwhile = stack.enter_context(ThreadPoolExecutor(1))
@@ -72,7 +72,7 @@ def up(
 
 
 async def _run(
-    settings: Settings, kind: str, world: World | None, rate: float, duration: float | None, console: Console
+    settings: Settings, kind: str, world: World | None, rate: float, duration: float | None, console: Terminal
 ) -> None:
     started = time.monotonic()
     await apply_topics(settings.kafka, extra=(*CHANGELOGS, DECISIONS))
@@ -126,7 +126,7 @@ async def _run(
         await asyncio.gather(*(stage.stop() for stage in stages))
 
 
-async def _say_first_answer(view: LiveView, started: float, console: Console) -> None:
+async def _say_first_answer(view: LiveView, started: float, console: Terminal) -> None:
     while view.first_answer is None:
         await asyncio.sleep(0.05)
     console.print(f"first recommendation {time.monotonic() - started:.1f} s after the broker was up")

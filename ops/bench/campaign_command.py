@@ -9,11 +9,11 @@ from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from ops.errors import explained
+from ops.terminal import Terminal
 from schemas.errors import ExplainedError
 from streams.logs import configure_logs
 from streams.settings import load_settings
@@ -154,7 +154,7 @@ def replays(
         report = asyncio.run(run_replays(load_settings(), requests, model, progress))
     if not as_json:
         for name, run in report.runs.items():
-            Console().rule(name)
+            Terminal().rule(name)
             print_comparison(run.comparison)
     runs = {
         name: f"{run.requests_per_second:,} requests a second; resident, MiB: {run.megabytes}"
@@ -172,7 +172,7 @@ def _print(figures: Mapping[str, Any], faults: Sequence[str], *, as_json: bool) 
         for name, value in figures.items():
             if name != "faults":
                 table.add_row(name.replace("_", " "), f"{value:,}" if isinstance(value, int | float) else f"{value}")
-        Console().print(table)
+        Terminal().print(table)
     for fault in faults:
         typer.echo(fault, err=True)
     if faults:
@@ -186,8 +186,8 @@ def _watched(what: str, total: int) -> Iterator[Callable[[int], None]]:
     from ops.stages import StageError
 
     configure_logs("bench", "error")
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    console = Terminal(stderr=True)
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     try:
         with explained(), Progress(*columns, console=console, disable=not console.is_terminal) as progress:
             task = progress.add_task(what, total=total)

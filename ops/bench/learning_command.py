@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from ops.errors import explained
+from ops.terminal import Terminal
 
 
 def learning(
@@ -41,7 +41,7 @@ def learning(
     from streams.logs import configure_logs
     from streams.settings import load_settings
 
-    console = Console(stderr=True)
+    console = Terminal(stderr=True)
     shift = shift_after or None
     lived: dict[int, dict[str, list[Day]]] = {}
     with explained():
@@ -67,4 +67,4 @@ def learning(
     assert isinstance(gain, list)
     for number, row in enumerate(zip(clicks["frozen"], clicks["learning"], gain, strict=True), 1):
         table.add_row(str(number), *(f"{mean:.3f} ± {half:.3f}" for mean, half in row))
-    Console().print(table)
+    Terminal().print(table)

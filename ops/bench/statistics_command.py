@@ -6,11 +6,11 @@ from functools import partial
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from ops.errors import explained
 from ops.progress import progress_bar
+from ops.terminal import Terminal
 
 Repetitions = Annotated[int, typer.Option(min=1, max=10_000, help="Repetitions.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")]
@@ -66,7 +66,7 @@ def off_policy(
         table.add_column(name.replace("_", " "))
     for result in results:
         table.add_row(*("" if value is None else str(value) for value in result.figures().values()))
-    Console().print(table)
+    Terminal().print(table)
 
 
 def canary(
@@ -105,4 +105,4 @@ def canary(
         caught = result["users_until_rolled_back"]
         quantiles = [str(count) for count in caught.values()] if isinstance(caught, dict) else ["", ""]
         table.add_row(name, *(str(result[end]) for end in ("roll_back", "promote", "continue")), *quantiles)
-    Console().print(table)
+    Terminal().print(table)

@@ -4,10 +4,10 @@ import json
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from ops.errors import explained
+from ops.terminal import Terminal
 from ops.train_command import bars
 
 
@@ -67,4 +67,4 @@ def strategies(
             f"{each.seconds / each.steps:.2f}",
             f"{each.peak_memory_mb:,}",
         )
-    Console().print(table)
+    Terminal().print(table)

@@ -14,16 +14,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from ops.broker.process import HOST, Broker, BrokerError, claim, free_ports, launch
+from ops.terminal import Terminal
 
 OLDEST_JAVA = 17  # Kafka 4 runs on 17 and newer
 RESOURCES = Path(__file__).parent
 POM = RESOURCES / "pom.xml"
 MANIFEST_NAME = "manifest.json"
 DATA_NAME = "kafka"  # within the data folder
-_PROGRESS = Console(stderr=True)
+_PROGRESS = Terminal(stderr=True)
 
 PROPERTIES: Mapping[str, str] = {
     # one node keeps the only copy of everything

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from ops.cluster import connected
 from ops.errors import explained
 from ops.moments import moment, shown
+from ops.terminal import Terminal
 from schemas.errors import BadInputError
 from streams.logs import configure_logs
 from streams.settings import Settings, load_settings
@@ -78,9 +78,9 @@ def list_command(
         record = letter.record
         done = "" if letter.decision is None else letter.decision.what
         table.add_row(letter.name, shown(record.first_seen), record.stage, record.error, record.reason[:200], done)
-    Console().print(table)
+    Terminal().print(table)
     if total > len(found):
-        Console().print(f"{total - len(found):,} more: --limit {total}")
+        Terminal().print(f"{total - len(found):,} more: --limit {total}")
 
 
 @app.command()
@@ -113,7 +113,7 @@ def count(
     table = Table("count", "topic", "stage", "error", "reason", title=f"{counts.total():,} dead letters")
     for names, number in counts.most_common():
         table.add_row(f"{number:,}", *names)
-    Console().print(table)
+    Terminal().print(table)
 
 
 @app.command()
@@ -144,7 +144,7 @@ def show(
             json.dumps({**as_line(letter, payload), "decoded": decoded, "fault_now": now or None}, ensure_ascii=False)
         )
         return
-    console = Console()
+    console = Terminal()
     table = Table("", "", show_header=False)
     rows = {
         "name": name,
@@ -165,7 +165,7 @@ def show(
     if value is not None:
         if end < len(value):
             console.print(f"from byte {end} on it is not msgpack, or more than {len(values)} values")
-        console.print(hex_dump(value), markup=False, highlight=False)
+        console.print(hex_dump(value), highlight=False)
 
 
 @app.command()

@@ -7,13 +7,13 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from ops.cluster import connected
 from ops.errors import explained
 from ops.moments import moment, shown
 from ops.progress import progress_bar
+from ops.terminal import Terminal
 from schemas.errors import BadInputError
 from streams.logs import configure_logs
 from streams.settings import load_settings
@@ -147,12 +147,12 @@ def _print_size(plan: "Plan", size: "Size", *, as_json: bool) -> None:
         table.add_row("event time (UTC)", f"{shown(size.first)} to {shown(size.last)}")
     how = "" if plan.speed else f", at {REQUESTS_PER_SECOND:.0f} requests a second"
     table.add_row("will take about", f"{seconds:,.0f} s{how}")
-    Console().print(table)
+    Terminal().print(table)
 
 
 def print_comparison(comparison: "Comparison") -> None:
     """Show on the terminal how the answers compare, with reasons and examples."""
-    console = Console()
+    console = Terminal()
     table = Table("verdict", "requests", "share", title=f"{comparison.total:,} requests")
     for verdict, number in comparison.verdicts.most_common():
         table.add_row(verdict, f"{number:,}", f"{number / comparison.total:.1%}")
@@ -164,7 +164,7 @@ def print_comparison(comparison: "Comparison") -> None:
     for reason, number in comparison.reasons.most_common():
         console.print(f"{number:,} because: {reason}")
     for example in comparison.examples:
-        console.print(f"\n{example.request_id}: {example.verdict}, {example.reason}", markup=False)
-        console.print(f"  then {' '.join(example.then[:10])}", markup=False)
-        console.print(f"  now  {' '.join(example.now[:10])}", markup=False)
-        console.print(f"  largest change of a score {example.largest_score_change:.3g}", markup=False)
+        console.print(f"\n{example.request_id}: {example.verdict}, {example.reason}")
+        console.print(f"  then {' '.join(example.then[:10])}")
+        console.print(f"  now  {' '.join(example.now[:10])}")
+        console.print(f"  largest change of a score {example.largest_score_change:.3g}")
