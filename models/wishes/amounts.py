@@ -15,6 +15,7 @@ from models.wishes.numerals import Number, find_numbers
 
 MILE, WALKED_PER_MINUTE = 1609.344, 80.0  # metres
 BEFORE, AFTER = 40, 24  # characters that are looked at
+MAX_NUMBERS = 200  # of a text; those of a longer list are no wishes
 
 _JOINED = re.compile(
     r"\s{0,2}(?P<unit>元|块钱?|分|星|stars?|米|m|公里|km|dollars|yuan|rmb)?\s{0,2}(?:-|–|—|~|～|至|到|to|and|和|与)"
@@ -113,7 +114,7 @@ def cues(price: str, price_elsewhere: str, rating: str) -> Cues:
 
 def find_amounts(text: str, said: Cues, rating_scale: float) -> list[Amount]:
     """Return the amounts of a text that is ``normal``, from left to right."""
-    numbers = find_numbers(text)
+    numbers = find_numbers(text)[:MAX_NUMBERS]
     amounts = []
     position = 0
     while position < len(numbers):
@@ -178,15 +179,17 @@ def _rating(
     cue = said.rating_before.search(before)
     if named := said.rating_after.match(rest):
         cue, rest = cue or named, rest[named.end() :]
+    if not (unit or cue):
+        return None
     bound = find_bound(before, rest)
     at_least = bound.side == "at least" or (bound.side is None and after.startswith("+"))
     points_alone = unit is not None and not _STARS.match(after) and not at_least and last is None
-    if not (unit or cue) or (points_alone and not cue) or _MONEY.match(after) or _is_price(before, after, said, cue):
+    if (points_alone and not cue) or _MONEY.match(after) or _is_price(before, after, said, cue):
         return None
     if bound.side == "at most" or bound.refused:
         return None  # nobody asks for what is bad
     end = (last or first).end + (unit.end() if unit else 0) + (bound.length if at_least else 0)
-    return Amount("rating", first.value, None, first.start, end, sure=bool(at_least or last) and bool(cue or unit))
+    return Amount("rating", first.value, None, first.start, end, sure=bool(at_least or last))
 
 
 def _is_price(before: str, after: str, said: Cues, rating: re.Match[str] | None) -> bool:

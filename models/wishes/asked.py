@@ -81,7 +81,7 @@ def _fit(
 
 def _price(price: np.ndarray, low: float | None, high: float | None) -> np.ndarray:
     """Return 1 within the bounds, falling outside with the factor by which the price is beyond; 0 where unknown."""
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         above = np.log(price / high) if high else np.zeros(len(price))
         below = np.log(low / price) if low else np.zeros(len(price))
     beyond = np.maximum(np.maximum(above, below), 0.0)

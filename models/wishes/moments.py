@@ -3,9 +3,12 @@
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
+from itertools import islice
+from typing import NamedTuple
 
 from models.wishes.numerals import find_numbers
 
+MAX_MOMENTS = 50  # of a text
 _DAYPART = r"早上|早晨|上午|中午|下午|傍晚|晚上|今晚|明晚|夜里|半夜|深夜|凌晨|明早"
 _LATE = re.compile(r"下午|傍晚|晚上|今晚|明晚|夜里|半夜|深夜", re.ASCII)
 _CLOCK = re.compile(
@@ -68,8 +71,9 @@ def find_moments(text: str, event_time: int, zone: tzinfo) -> list[Moment]:
 
     Times of day are in ``zone`` and in the future.
     """
+    said = _day_said(text, event_time, zone)
     found = []
-    for match in _CLOCK.finditer(text):
+    for match in islice(_CLOCK.finditer(text), MAX_MOMENTS):
         start, end = _clause(text, match.start(), match.end())
         if _CLOSES_BEFORE.search(text, start, end):
             continue
@@ -81,39 +85,64 @@ def find_moments(text: str, event_time: int, zone: tzinfo) -> list[Moment]:
         if not exact and (part := _PART.search(text, start, end)):
             exact, hour_minute = True, hour_minute + (720 if _middle(part) > 720 and hour_minute < 720 else 0)
         before_closing = 1 if _UNTIL.search(text[max(0, match.start() - 8) : match.start()]) else 0
-        time = _next(hour_minute - before_closing, exact, text, event_time, zone)
+        time = _next(hour_minute - before_closing, exact, said)
         if time is not None:
             # Of another day, which half is meant is a guess, and which weekday a date is, too.
-            sure = sure and (exact or not _names_a_day(text)) and not _DATE.search(text)
+            sure = sure and (exact or not said.named) and not said.dated
             found.append(Moment(time, match.start(), match.end(), sure))
-    for match in _PART.finditer(text):
+    for match in islice(_PART.finditer(text), MAX_MOMENTS):
         start, end = _clause(text, match.start(), match.end())
         if _OPEN.search(text, start, end) and not any(start <= moment.start < end for moment in found):
-            found += _some_time(match, text, event_time, zone)
-    for match in _NOW.finditer(text):
+            found += _some_time(match, said)
+    for match in islice(_NOW.finditer(text), MAX_MOMENTS):
         start, end = _clause(text, match.start(), match.end())
-        if not any(start <= moment.start < end for moment in found) and not _names_a_day(text[start:end]):
+        another_day = said.named and _day_of(text[start:end]) is not None
+        if not another_day and not any(start <= moment.start < end for moment in found):
             found.append(Moment(None, match.start(), match.end(), sure=True))
     return sorted(found, key=lambda moment: moment.start)
 
 
-def _some_time(part: re.Match[str], text: str, event_time: int, zone: tzinfo) -> list[Moment]:
+class _Day(NamedTuple):
+    """The day that a text speaks of: whether it names one, by a date if ``dated``, seen from ``now``."""
+
+    now: datetime | None  # None: beyond the calendar
+    days_ahead: int
+    named: bool
+    dated: bool
+
+
+def _day_said(text: str, event_time: int, zone: tzinfo) -> _Day:
+    try:
+        now = datetime.fromtimestamp(event_time / 1000, UTC).astimezone(zone)
+    except (OverflowError, ValueError, OSError):
+        return _Day(None, 0, False, False)
+    day = _day_of(text)
+    weekday = day is not None and day < 7
+    ahead = 0 if day is None else (day - now.weekday()) % 7 if weekday else day - 7
+    return _Day(now, ahead, day is not None, _DATE.search(text) is not None)
+
+
+def _day_of(text: str) -> int | None:
+    """Return the weekday that a text names, 0 for Monday, or 7 and the number of days ahead; None for neither."""
+    if named := _DAY.search(text):
+        return _DAYS_ZH[named["zh"]] if named["zh"] else _DAYS_EN[named["en"]]
+    ahead = _DAYS_AHEAD.search(text)
+    return None if ahead is None else 9 if ahead["two"] else 8
+
+
+def _some_time(part: re.Match[str], said: _Day) -> list[Moment]:
     """Return the moment that stands for a part of a day, now if that has come: it only ranks."""
-    time = _next(_middle(part), True, text, event_time, zone)
-    over = _next((_middle(part) + _PART_LASTS) % 1440, True, text, event_time, zone)
+    time = _next(_middle(part), True, said)
+    over = _next((_middle(part) + _PART_LASTS) % 1440, True, said)
     if time is None or over is None:
         return []
-    present = over < time and not _names_a_day(text)
+    present = over < time and not said.named
     return [Moment(None if present else time, part.start(), part.end(), sure=False)]
 
 
 def _middle(part: re.Match[str]) -> int:
     """Return the minute of the day that stands for a part of it."""
     return int(str(part.lastgroup).removeprefix("minute_"))
-
-
-def _names_a_day(text: str) -> bool:
-    return bool(_DAY.search(text) or _DAYS_AHEAD.search(text))
 
 
 def _clause(text: str, start: int, end: int) -> tuple[int, int]:
@@ -164,16 +193,15 @@ def _clock(hour: int, minute: int, half: str | None) -> tuple[bool, int] | None:
     return hour > 12 or hour == 0, hour * 60 + minute
 
 
-def _next(minute: int, exact: bool, text: str, event_time: int, zone: tzinfo) -> int | None:
-    """Return the next moment of that minute of the day, on the day the text names, in milliseconds."""
+def _next(minute: int, exact: bool, said: _Day) -> int | None:
+    """Return the next moment of that minute of the day, on the day that was said, in milliseconds."""
+    if said.now is None:
+        return None
+    now = said.now
     try:
-        now = datetime.fromtimestamp(event_time / 1000, UTC).astimezone(zone)
         midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
-        if named := _DAY.search(text):
-            day = _DAYS_ZH[named["zh"]] if named["zh"] else _DAYS_EN[named["en"]]
-            return _milliseconds(midnight + timedelta(days=(day - now.weekday()) % 7, minutes=minute))
-        if ahead := _DAYS_AHEAD.search(text):
-            return _milliseconds(midnight + timedelta(days=2 if ahead["two"] else 1, minutes=minute))
+        if said.named:
+            return _milliseconds(midnight + timedelta(days=said.days_ahead, minutes=minute))
         options = [midnight + timedelta(minutes=minute + shift) for shift in ((0,) if exact else (0, 720))]
         return _milliseconds(min(option if option >= now else option + timedelta(days=1) for option in options))
     except (OverflowError, ValueError, OSError):

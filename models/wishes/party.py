@@ -1,9 +1,10 @@
 """A price for everybody at a table, as what each pays: how catalogues of such domains put it."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 
-from models.wishes.amounts import Amount
+from models.wishes.amounts import MAX_NUMBERS, Amount
 from models.wishes.numerals import find_numbers
 
 BEFORE, AFTER = 16, 24  # characters that are looked at
@@ -28,27 +29,34 @@ _FOR = re.compile(r"\bfor\s$", re.ASCII)
 _NO_UNIT = re.compile(r"\s{0,2}(?:$|[,.;!?，。；！？]|(?:at|on|in|with|and|tonight|tomorrow)\b)", re.ASCII)
 
 
-def per_head(text: str, amount: Amount) -> Amount | None:
-    """Return an amount of a ``normal`` text; a price that is said to be for all is divided by how many they are.
+def per_head(text: str, amounts: Sequence[Amount]) -> list[Amount]:
+    """Return the amounts of a ``normal`` text; prices that are said to be for all are divided by how many they are.
 
-    If that is not said, it is still the most that one can pay, and None if it is only the least that all do.
+    If that is not said, one is still the most that a person can pay; what is only the least that all pay is left out.
     """
-    before, after = text[max(0, amount.start - BEFORE) : amount.start], text[amount.end : amount.end + AFTER]
-    if amount.kind != "price" or not (_FOR_ALL_BEFORE.search(before) or _FOR_ALL_AFTER.match(after)):
-        return amount
+    shared = [amount.kind == "price" and _is_for_all(text, amount) for amount in amounts]
+    if not any(shared):
+        return list(amounts)
     people = _people(text)
+    told = (_divided(amount, people) if for_all else amount for amount, for_all in zip(amounts, shared, strict=True))
+    return [amount for amount in told if amount is not None]
+
+
+def _is_for_all(text: str, amount: Amount) -> bool:
+    before, after = text[max(0, amount.start - BEFORE) : amount.start], text[amount.end : amount.end + AFTER]
+    return bool(_FOR_ALL_BEFORE.search(before) or _FOR_ALL_AFTER.match(after))
+
+
+def _divided(amount: Amount, people: int | None) -> Amount | None:
     if people is None:
-        return replace(amount, low=None) if amount.high is not None else None
-    return replace(
-        amount,
-        low=None if amount.low is None else amount.low / people,
-        high=None if amount.high is None else amount.high / people,
-    )
+        return None if amount.high is None else replace(amount, low=None)
+    low, high = (None if bound is None else bound / people for bound in (amount.low, amount.high))
+    return replace(amount, low=low, high=high)
 
 
 def _people(text: str) -> int | None:
     """Return the number of people a text speaks of first, None if of none."""
-    for number in find_numbers(text):
+    for number in find_numbers(text)[:MAX_NUMBERS]:
         before = text[max(0, number.start - BEFORE) : number.start]
         said = _PEOPLE_AFTER.match(text, number.end) or _PEOPLE_BEFORE.search(before)
         said = said or (_NO_UNIT.match(text, number.end) and _FOR.search(before))

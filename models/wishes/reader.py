@@ -50,7 +50,7 @@ def read_wishes(
     book, kinds = phrasebook(pack.name), set(pack.constraints)
     amounts = find_amounts(text, cues(book.price, book.price_elsewhere, book.rating), pack.wishes.rating_scale)
     if pack.wishes.per_head:
-        amounts = [each for amount in amounts if (each := per_head(text, amount)) is not None]
+        amounts = per_head(text, amounts)
     moments = find_moments(text, event_time, zone) if "open_at" in kinds else []
     near = find_nearness(text) if "max_distance" in kinds else []
     taken = [*((each.start, each.end) for each in amounts), *((each.start, each.end) for each in moments), *near]

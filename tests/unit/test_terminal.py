@@ -17,7 +17,9 @@ def printed(*renderables) -> str:
     return terminal.file.getvalue()
 
 
-@pytest.mark.parametrize("name", ["[/]", "[/red]", "[bold]Bar", "[link=file:///etc/passwd]x[/link]", ":cat: Café", "\\[x]"])
+@pytest.mark.parametrize(
+    "name", ["[/]", "[/red]", "[bold]Bar", "[link=file:///etc/passwd]x[/link]", ":cat: Café", "\\[x]"]
+)
 def test_brackets_and_colons_are_only_letters(name):
     table = Table("item", title=name)
     table.add_row(name)

@@ -640,6 +640,10 @@ HOSTILE = {
     "scripts": "sushi寿司すし초밥суши" * 200,
     "times": "晚上十点12:30 " * 300,
     "day": "9999年 open at 25:99 99点",
+    "decimals": "1.5 " * 1_000,
+    "shared prices": "10块一共 " * 600,
+    "hours": "9点" * 2_000,
+    "nights": "open night " * 360,
     "surrogate": "\udc80 sushi",
 }
 
