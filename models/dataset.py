@@ -124,7 +124,7 @@ def read_meta(directory: Path) -> Meta:
     path = directory / META
     try:
         return msgspec.json.decode(path.read_bytes(), type=Meta)
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise DatasetError(f"{path}: {_why(error)}") from error
 
 
@@ -218,10 +218,11 @@ def _read_lines(path: Path, record: type[Record]) -> Iterator[Record]:
         with gzip.open(path, "rb") as lines:
             for line, content in enumerate(lines, 1):  # noqa: B007  the number is needed where the file breaks off
                 yield decoder.decode(content)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise DatasetError(f"{path}, line {line}: {error}") from error
     except (OSError, EOFError, zlib.error) as error:
-        raise DatasetError(f"{path}, after line {line}: {_why(error)}") from error
+        place = f"{path}, after line {line}" if line else path
+        raise DatasetError(f"{place}: {_why(error)}") from error
 
 
 def _write_lines(path: Path, records: Iterable[msgspec.Struct]) -> int:

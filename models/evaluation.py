@@ -75,7 +75,7 @@ def posted_request(request: dataset.Request, pack: DomainPack) -> Request:
 def timeline(data: Dataset, split: str) -> Iterator[dataset.Interaction | dataset.Request]:
     """Yield all interactions in order of time, and each of the split's requests right before its label event.
 
-    Requests without a label event come when their time has come.
+    Requests without a label event come before whatever happens at their time: it may be what they ask for.
     """
     labelled: dict[str, list[dataset.Request]] = defaultdict(list)
     timed: list[dataset.Request] = []
@@ -89,7 +89,7 @@ def timeline(data: Dataset, split: str) -> Iterator[dataset.Interaction | datase
             timed.append(request)
     timed.sort(key=lambda request: request.event_time, reverse=True)
     for event in data.interactions:
-        while timed and timed[-1].event_time < event.event_time:
+        while timed and timed[-1].event_time <= event.event_time:
             yield timed.pop()
         yield from labelled.get(event.event_id, ())
         yield event

@@ -124,6 +124,14 @@ def test_a_line_that_is_not_json_is_named(directory):
         read_dataset(directory)
 
 
+def test_a_line_of_brackets_without_end_is_named(directory):
+    deep = "[" * 100_000 + "]" * 100_000
+    with gzip.open(directory / "items.jsonl.gz", "at") as lines:
+        lines.write(f'{{"item_id": "c", "name": "", "categories": [], "attributes": {{"a": {deep}}}}}\n')
+    with pytest.raises(DatasetError, match=r"items\.jsonl\.gz, line 3: .*recursion"):
+        read_dataset(directory)
+
+
 def test_a_truncated_file_is_named(directory):
     path = directory / "interactions.jsonl.gz"
     path.write_bytes(path.read_bytes()[:-12])
@@ -133,13 +141,13 @@ def test_a_truncated_file_is_named(directory):
 
 def test_a_file_that_is_not_gzip_is_named(directory):
     (directory / "items.jsonl.gz").write_bytes(b"plain")
-    with pytest.raises(DatasetError, match=r"items\.jsonl\.gz, after line 0"):
+    with pytest.raises(DatasetError, match=r"items\.jsonl\.gz: Not a gzipped file"):
         list(read_items(directory))
 
 
 def test_a_missing_file_is_named(directory):
     (directory / "requests.jsonl.gz").unlink()
-    with pytest.raises(DatasetError, match=r"requests\.jsonl\.gz.*No such file"):
+    with pytest.raises(DatasetError, match=r"requests\.jsonl\.gz: No such file"):
         read_dataset(directory)
     with pytest.raises(DatasetError, match=r"meta\.json"):
         read_dataset(directory / "nowhere")

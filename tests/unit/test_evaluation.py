@@ -82,14 +82,15 @@ def test_a_training_event_after_the_request_is_not_in_the_users_history():
     assert seen("static", "valid", later)["r6"][0] == ["a", "d"]
 
 
-def test_a_request_without_a_label_event_comes_when_its_time_has_come():
+def test_a_request_without_a_label_event_comes_when_its_time_has_come_before_what_happens_then():
     loose = request(0, "ann", "valid", event_time=4500, label_event_id=None, request_id="loose")
+    together = request(0, "ann", "valid", event_time=7000, label_event_id=None, request_id="together")
     last = request(0, "ann", "valid", event_time=99_000, label_event_id=None, request_id="last")
     order = [
         entry.event_id if isinstance(entry, Interaction) else entry.request_id
-        for entry in timeline(DATA._replace(requests=[last, loose, *DATA.requests]), "valid")
+        for entry in timeline(DATA._replace(requests=[last, together, loose, *DATA.requests]), "valid")
     ]
-    assert order == ["e1", "e2", "e3", "e4", "loose", "e5", "r6", "e6", "e7", "e8", "last"]
+    assert order == ["e1", "e2", "e3", "e4", "loose", "e5", "r6", "e6", "together", "e7", "e8", "last"]
 
 
 @pytest.mark.parametrize("partition_of", [lambda _: 0, lambda user: {"ann": 1, "bob": 2}[user]])
