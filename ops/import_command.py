@@ -43,6 +43,9 @@ def import_dataset(
         except (SourceError, DatasetError) as error:
             bars.stop()
             fail(str(error))
+        except OSError as error:  # of looking at the source
+            bars.stop()
+            fail(f"{error.filename} can't be read: {error.strerror}")
     if as_json:
         summary = {"destination": str(destination), **msgspec.to_builtins(meta)}
         typer.echo(msgspec.json.encode(summary).decode())

@@ -1,6 +1,7 @@
 """Reading other people's files line by line: plain or gzipped, with bad rows counted instead of fatal."""
 
 import ast
+import codecs
 import csv
 import gzip
 import json
@@ -159,7 +160,7 @@ def _whole(line: bytes) -> bytes:
 
 def utf8(line: bytes) -> str:
     try:
-        return line.decode("utf-8-sig").rstrip("\r\n")
+        return line.decode().rstrip("\r\n")
     except UnicodeDecodeError as error:
         raise BadRowError("not UTF-8") from error
 
@@ -247,6 +248,8 @@ def _lines(path: Path, progress: Progress) -> Iterator[tuple[int, bytes]]:
             text: BinaryIO | gzip.GzipFile = gzip.GzipFile(fileobj=file) if path.suffix == ".gz" else file
             while line := text.readline(LONGEST_LINE + 1):
                 number += 1
+                if number == 1:
+                    line = line.removeprefix(codecs.BOM_UTF8)
                 tail = line
                 while len(tail) > LONGEST_LINE and not tail.endswith(b"\n"):
                     tail = text.readline(LONGEST_LINE + 1)

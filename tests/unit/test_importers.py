@@ -1,3 +1,4 @@
+import codecs
 import gzip
 import shutil
 from datetime import UTC, datetime
@@ -97,6 +98,22 @@ def test_gzipped_sources_give_the_same_data(tmp_path, name, source):
         target.write_bytes(gzip.compress(plain.read_bytes()))
     plain, unzipped = run(name, SAMPLES / source, tmp_path / "plain"), run(name, zipped, tmp_path / "data")
     assert unzipped[:3] == plain[:3]
+
+
+@pytest.mark.parametrize(("name", "source"), SOURCES)
+def test_a_byte_order_mark_and_line_ends_of_windows_change_nothing(tmp_path, name, source):
+    windows = tmp_path / "windows"
+    if (SAMPLES / source).is_dir():
+        shutil.copytree(SAMPLES / source, windows)
+        files = list(windows.iterdir())
+    else:
+        windows.mkdir()
+        files = [Path(shutil.copy(SAMPLES / source, windows))]
+        windows = files[0]
+    for file in files:
+        file.write_bytes(codecs.BOM_UTF8 + file.read_bytes().replace(b"\n", b"\r\n"))
+    plain, read = run(name, SAMPLES / source, tmp_path / "plain"), run(name, windows, tmp_path / "data")
+    assert read[:3] == plain[:3]
 
 
 @pytest.mark.parametrize(
@@ -487,6 +504,7 @@ def test_the_command_prints_json(tmp_path):
         (("netflix", "x", "y"), "unknown format 'netflix'; known are foursquare, yelp, movielens, amazon"),
         (("yelp", "x", "y"), "x has no yelp_academic_dataset_business.json"),
         (("yelp", "x", SAMPLES), "exists already"),
+        (("amazon", "x" * 300, "y"), "can't be read: File name too long"),
     ],
 )
 def test_bad_input_is_one_sentence_and_exit_code_2(tmp_path, monkeypatch, arguments, sentence):
