@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import typer
 from aiokafka.errors import KafkaConnectionError, KafkaError, NodeNotReadyError
 
-from schemas.errors import ExplainedError
+from schemas.errors import BadInputError, ExplainedError
 from streams.refusals import denied, unreachable
 from streams.settings import load_settings
 
@@ -32,3 +32,8 @@ def explained() -> Iterator[None]:
     except ExplainedError as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(error.exit_code) from error
+    except OSError as error:
+        if error.filename is None:
+            raise
+        typer.echo(f"{error.filename}: {error.strerror}", err=True)  # a read-only folder, a file that is a folder
+        raise typer.Exit(BadInputError.exit_code) from error

@@ -19,6 +19,7 @@ from schemas.errors import BadInputError
 from streams.settings import load_settings
 from streams.tracing import REQUEST_ID, span_file
 
+_FIELDS = {"context", "parent_id", "name", "resource", "attributes", "links", "start_time", "end_time", "status"}
 QUIET_SECONDS = 0.2  # nothing happened for longer: what comes then is drawn on a scale of its own
 BAR = 50
 COLOURS = {"app": "magenta", "state": "cyan", "inference": "green", "trainer": "yellow"}
@@ -73,15 +74,15 @@ def trace(
         if file is None:
             raise BadInputError("tracing.export names no file: pass --spans, or ask the collector that gets the spans")
         found = spans_of(request_id, file)
-    if as_json:
-        typer.echo(json.dumps([vars(span) for span in found]))
-        return
-    picture = drawn(request_id, found)
-    Terminal().print(picture)
-    if svg is not None:
-        console = Terminal(record=True, width=150, file=io.StringIO())
-        console.print(picture)
-        console.save_svg(str(svg), title="", theme=MONOKAI, code_format=PICTURE, unique_id="trace")
+        if as_json:
+            typer.echo(json.dumps([vars(span) for span in found]))
+            return
+        picture = drawn(request_id, found)
+        Terminal().print(picture)
+        if svg is not None:
+            console = Terminal(record=True, width=150, file=io.StringIO())
+            console.print(picture)
+            console.save_svg(str(svg), title="", theme=MONOKAI, code_format=PICTURE, unique_id="trace")
 
 
 def spans_of(request_id: str, file: Path) -> list[Span]:
@@ -171,11 +172,16 @@ def _lines(file: Path) -> Iterator[dict[str, Any]]:
             for number, line in enumerate(lines, 1):
                 if line.endswith("\n"):  # else it is being written
                     try:
-                        yield json.loads(line)
+                        raw = json.loads(line)
                     except ValueError as error:
                         raise BadInputError(f"{file}, line {number}: {error}") from error
+                    if not (isinstance(raw, dict) and raw.keys() >= _FIELDS):
+                        raise BadInputError(f"{file}, line {number}: not a span as tracing.export writes them")
+                    yield raw
     except OSError as error:
         raise BadInputError(f"{file} can't be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise BadInputError(f"{file} can't be read: {error}") from error
 
 
 def _span(raw: dict[str, Any]) -> Span:

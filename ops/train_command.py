@@ -17,6 +17,7 @@ from ops.errors import explained
 from ops.progress import progress_bar
 from ops.terminal import Terminal
 from schemas.domains import pack_for
+from schemas.errors import BadInputError
 from streams.kafka import partition_of
 from streams.logs import configure_logs
 from streams.settings import load_settings
@@ -61,6 +62,8 @@ def train(
     with explained():
         configure_logs("train", "warning")
         check_new(out)
+        if report is not None:
+            _check_folder(report)
         chosen = _chosen(settings, strategy, base, seed)
         data = read_dataset(directory)
         pack = pack_for(data.meta.domain)
@@ -119,6 +122,7 @@ def report(
     """
     with explained():
         configure_logs("report", "warning")
+        _check_folder(out)
         with bars() as tell:
             figures = write(model, directory, out, tell, before)
     if as_json:
@@ -158,6 +162,12 @@ def bars() -> Iterator[Callable[[str, int, int], None]]:
             progress.update(tasks[what], completed=done, total=of)
 
         yield tell
+
+
+def _check_folder(page: Path) -> None:
+    """Raise BadInputError unless a page can lie there. Ask before work that would be in vain."""
+    if page.is_dir() or not page.absolute().parent.is_dir():
+        raise BadInputError(f"{page} can't be written: it is a folder, or is to lie in one that is not there")
 
 
 def _chosen(file: Path | None, strategy: Strategy | None, base: str | None, seed: int | None) -> "TrainingSettings":

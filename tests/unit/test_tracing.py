@@ -163,3 +163,11 @@ def test_what_comes_later_is_drawn_on_a_scale_of_its_own():
     bars = [str(cell) for cell in table.columns[4].cells]
     assert [bar.count("━") for bar in bars] == [50, 10, 50]
     assert bars[1].startswith(" " * 10)
+
+
+@pytest.mark.parametrize("line", [b"[]\n", b'{"context": {}}\n', b"hello\n", b"\xff\xfe\n"])
+def test_a_file_of_something_else_is_refused_by_name(tmp_path, line):
+    file = tmp_path / "spans.jsonl"
+    file.write_bytes(line)
+    with pytest.raises(BadInputError, match=r"spans\.jsonl"):
+        spans_of("r-1", file)
