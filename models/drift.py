@@ -16,6 +16,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from statistics import NormalDist
+from typing import NamedTuple
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import msgspec
@@ -34,7 +35,7 @@ NEARLY = 0.9  # of a period: the first and the last example are not at its very 
 NAMES = 30  # of words: the most frequent ones; all others are one bin
 OTHER = "other"
 LARGE = 0.2  # PSI; the field's rule of thumb calls 0.1 a small and 0.25 a large shift, and retraining is not free
-CALIBRATION_LARGE = 0.03  # rise of the expected calibration error: a promise of 20% clicks that is worth 17%
+CALIBRATION_LARGE = 0.15  # rise of the expected calibration error, relative: 20% clicks were promised and 17% came
 CLICK_RATE_LARGE = 0.1  # change of the click rate, relative: less than that comes and goes with the weather
 BY_CHANCE = 0.001  # probability with which one check of one window finds something without any drift
 LEAST_EXAMPLES = 200  # in a window; below it nothing is said
@@ -145,13 +146,13 @@ def reference_of(observations: Iterable[Observation]) -> Reference:
     """Return what the observations of the training examples look like, to be kept in the training manifest."""
     seen = list(observations)
     clicked = [clicked for one in seen for clicked in one.clicked]
-    calibration = _calibration_error(seen)
+    calibration = _calibration_of(seen)
     return Reference(
         examples=len(seen),
         inputs={name: _histogram(values) for name, values in _columns(seen).items()},
         clicks=sum(clicked),
         shown=len(clicked),
-        calibration_error=calibration[0] if calibration else None,
+        calibration_error=calibration.error if calibration else None,
         span_ms=_span(seen),
     )
 
@@ -204,13 +205,15 @@ def _stability(name: str, histogram: Histogram, values: list[Input], examples: i
 
 
 def _calibration(reference: Reference, seen: Sequence[Observation]) -> Moved | None:
-    measured = _calibration_error(seen)
-    if measured is None or reference.calibration_error is None:
+    now, then = _calibration_of(seen), reference.calibration_error
+    if now is None or then is None:
         return None
-    error, noise = measured
-    limit = reference.calibration_error + max(CALIBRATION_LARGE, noise)
-    sentence = f"predicted click rates are off by {error:.1%} on average, {reference.calibration_error:.1%} in training"
-    return Moved("calibration", error, limit, error > limit, sentence)
+    limit = then + max(CALIBRATION_LARGE * now.expected, now.noise)
+    sentence = (
+        f"{now.expected:.2%} of what is shown was expected to be clicked, {now.observed:.2%} was; "
+        f"predictions are off by {now.error:.2%} on average, {then:.2%} in training"
+    )
+    return Moved("calibration", now.error, limit, now.error > limit, sentence)
 
 
 def _click_rate(reference: Reference, seen: Sequence[Observation]) -> Moved | None:
@@ -227,23 +230,32 @@ def _click_rate(reference: Reference, seen: Sequence[Observation]) -> Moved | No
     return Moved("click rate", change, limit, change > limit, sentence)
 
 
-def _calibration_error(seen: Sequence[Observation]) -> tuple[float, float] | None:
+class _Calibrated(NamedTuple):
+    error: float  # expected calibration error
+    noise: float  # which that of a perfectly calibrated model stays below: few predictions never come quite true
+    expected: float  # share of items clicked
+    observed: float
+
+
+def _calibration_of(seen: Sequence[Observation]) -> _Calibrated | None:
     """Return the expected calibration error (Guo et al., "On calibration of modern neural networks", ICML 2017).
 
-    Bins have equal numbers of predictions: click rates are crowded near 0. With it comes what the error of a perfectly
-    calibrated model stays below: few predictions never agree with what happens to the last digit.
+    Bins have equal numbers of predictions: click rates are crowded near 0.
     """
-    pairs = sorted(pair for one in seen for pair in zip(one.predicted, one.clicked, strict=False))
+    pairs = [pair for one in seen for pair in zip(one.predicted, one.clicked, strict=False)]
     if not pairs:
         return None
-    parts = np.array_split(np.array(pairs, np.float64), min(BINS, len(pairs)))
+    pairs.sort(key=lambda pair: pair[0])  # by nothing else: equals must not be told apart by what came of them
+    table = np.array(pairs, np.float64)
+    parts = np.array_split(table, min(BINS, len(pairs)))
     share = np.array([len(part) for part in parts]) / len(pairs)
     gap = np.array([abs(part[:, 0].mean() - part[:, 1].mean()) for part in parts])
     deviation = share * np.array([np.sqrt((part[:, 0] * (1 - part[:, 0])).sum()) / len(part) for part in parts])
     # The mean and the variance of the absolute value of a normal variable are 2/pi to the half, and 1 - 2/pi.
     noise = deviation.sum() * np.sqrt(2 / np.pi)
     noise += NormalDist().inv_cdf(1 - BY_CHANCE) * np.sqrt((deviation**2).sum() * (1 - 2 / np.pi))
-    return float((share * gap).sum()), float(noise)
+    expected, observed = table.mean(axis=0).tolist()
+    return _Calibrated(float((share * gap).sum()), float(noise), expected, observed)
 
 
 def _columns(seen: Sequence[Observation]) -> dict[str, list[Input]]:

@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -14,7 +14,7 @@ from models.gate import HeldBack, Limits, Serving, Verdict, slices_of, verdict
 from models.off_policy import Estimate, NoSupportError, estimate, logged_lists
 from models.recommender import Recommender, request_text
 from models.shown_lists import ShownList
-from schemas.records import JoinedRequest, TrainingExample
+from schemas.records import JoinedRequest, RecommendedItem, TrainingExample
 
 ENDLESS = 1e9  # JSON, which verdicts are kept in, has no infinity
 DEPTH = 1000  # of the lists whose order is compared
@@ -28,7 +28,7 @@ def judge(
     champion: Recommender,
     candidate: Recommender,
     trained: Recommender,
-    encoder: Encoder,
+    vector: Vector,
     learned: Sequence[ShownList],
     held_back: Sequence[ShownList],
 ) -> Verdict:
@@ -37,7 +37,6 @@ def judge(
     The metric is the NDCG of what was shown, in the order in which each of the two would have shown it, by what was
     done. The off-policy estimate looks at all lists held back, the metric at those with a choice.
     """
-    vector = _vectors(encoder)
     chosen = Counter(shown.item_id for each in learned for shown in each.shown if shown.label > 0)
     acted = [each for each in held_back if each.acted and len(each.shown) > 1]
     if not acted:
@@ -64,7 +63,7 @@ def judge(
     return verdict(held, serving, _off_policy(candidate, vector, held_back), limits)
 
 
-def _vectors(encoder: Encoder) -> Vector:
+def vectors(encoder: Encoder) -> Vector:
     """Return a function that encodes a request's text; a text is encoded once."""
     known: dict[str, NDArray[np.float32]] = {}
 
@@ -82,14 +81,27 @@ def _listed(recommender: Recommender, vector: Vector, joined: JoinedRequest) -> 
     return [item.item_id for item in answer]
 
 
+def shown_scores(recommender: Recommender, vector: Vector, lists: Iterable[ShownList]) -> Iterator[list[float | None]]:
+    """Yield the scores of what was shown on each list; None of what a recommender would not show now."""
+    for each in lists:
+        score = {item.item_id: item.score for item in _whole_list(recommender, vector, each)}
+        yield [score.get(shown.item_id) for shown in each.shown]
+
+
+def _whole_list(recommender: Recommender, vector: Vector, each: ShownList) -> list[RecommendedItem]:
+    """Return all that a recommender would show for a list's request if there were room for it."""
+    joined = each.request()
+    request = structs.replace(joined.request, k=DEPTH, explain=False)
+    (listed,) = recommender.recommend([structs.replace(joined, request=request)], [vector(joined)])
+    return listed
+
+
 def _order_quality(recommender: Recommender, vector: Vector, lists: Sequence[ShownList]) -> NDArray[np.float64]:
     """Return the NDCG [lists] of what was shown in the order of a recommender; what it would not show comes last."""
     quality = []
     for each in lists:
-        joined = each.request()
-        asked = structs.replace(joined.request, k=DEPTH, explain=False)
-        listed = _listed(recommender, vector, structs.replace(joined, request=asked))
-        place = {item_id: number for number, item_id in enumerate(listed)}
+        listed = _whole_list(recommender, vector, each)
+        place = {item.item_id: number for number, item in enumerate(listed)}
         ordered = sorted(each.shown, key=lambda shown: (place.get(shown.item_id, DEPTH), shown.item_id))
         best = sorted((shown.label for shown in each.shown), reverse=True)
         quality.append(_gain([shown.label for shown in ordered]) / _gain(best))

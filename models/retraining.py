@@ -23,6 +23,7 @@ from models.artefact import (
     write_model,
 )
 from models.base_model import PACKAGED, cache_folder, written_at_once
+from models.calibration import Calibration, calibrate, promised
 from models.chunks import item_chunks
 from models.drift import Reference, observation, reference_of
 from models.embedding_cache import EmbeddingCache
@@ -30,7 +31,7 @@ from models.encoder import Encoder
 from models.export import default_encoder_folder, load_default_encoder, load_shipped_encoder, shipped_encoder_folder
 from models.feedback_training import Correction, learn_correction
 from models.gate import ALL, Verdict
-from models.judging import judge
+from models.judging import judge, shown_scores, vectors
 from models.ranker import Ranker
 from models.recommender import Recommender, Vectors
 from models.shown_lists import ShownList
@@ -38,6 +39,7 @@ from schemas.domains import pack_for
 from schemas.records import Item
 
 REPORT, RANKER = "report.json", "ranker"
+CALIBRATED = 2_000  # lists held back, the newest, that scores are calibrated on
 HELD_BACK = 0.2  # of the new lists, the newest: nothing is learned from them, the gate looks at them
 
 
@@ -56,6 +58,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float
     gate: Verdict
     reference: Reference | None = None  # what the new lists look like, for drift to be told by
+    calibration: Calibration | None = None  # of the candidate's scores; None: too few actions were held back to tell
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -152,14 +155,13 @@ def train(
     with written_at_once(folder) as draft:
         (draft / RANKER).mkdir()
         ranker.save(draft / RANKER)
+        candidate, vector = _with_ranker(champion, Ranker.load(draft / RANKER)), vectors(champion.encoder)
         verdict = judge(
-            champion.recommender,
-            _with_ranker(champion, Ranker.load(draft / RANKER)),
-            _with_ranker(champion, ranker),
-            champion.encoder,
-            [*older, *learned],
-            held_back,
+            champion.recommender, candidate, _with_ranker(champion, ranker), vector, [*older, *learned], held_back
         )
+        told = held_back[-CALIBRATED:]
+        scores = dict(zip((each.key for each in told), shown_scores(candidate, vector, told), strict=True))
+        calibration = calibrate(list(scores.values()), [each.shown for each in told])
         catalogue = champion.recommender.catalogue
         items = {name: item for name, row in catalogue.row_of.items() if (item := catalogue.items[row]) is not None}
         report = Report(
@@ -174,7 +176,10 @@ def train(
             catalogue_sha256=catalogue_sha256(items),
             seconds=round(time.monotonic() - started, 1),
             gate=verdict,
-            reference=reference_of(observation(each, items) for each in new),
+            reference=reference_of(
+                observation(each, items, promised(calibration, scores.get(each.key, ()), each.shown)) for each in new
+            ),
+            calibration=calibration,
         )
         (draft / REPORT).write_bytes(msgspec.json.encode(report))
     return report

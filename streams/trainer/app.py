@@ -27,11 +27,13 @@ from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitio
 from aiokafka.structs import OffsetAndMetadata
 
 from models import retraining
-from models.drift import Reference, drift, observation
+from models.calibration import Calibration, promised
+from models.drift import Observation, Reference, drift, observation
 from models.feedback_training import NothingToLearnError
 from models.gate import Verdict
 from models.pseudonyms import Pseudonyms
 from models.roles import holder, with_role
+from models.shown_lists import ShownList
 from models.store import ModelStore
 from schemas.codec import encode
 from schemas.errors import ExplainedError
@@ -229,7 +231,16 @@ class TrainerApp:
         _, items = await self._reader.bounds(CATALOG_ITEMS)
         lists = await self._reader.read_day(day, self._pseudonyms)
         catalogue = await self._reader.read_items(items[0])
-        report = await asyncio.to_thread(lambda: drift(reference, [observation(each, catalogue) for each in lists]))
+        calibration = msgspec.convert(manifest.training.get("calibration"), Calibration | None)
+        scores = await self._reader.read_scores(day, f"{self._name}@{champion.version}", lists) if calibration else {}
+
+        def seen(each: ShownList) -> Observation:
+            given = scores.get(each.key, {})
+            return observation(
+                each, catalogue, promised(calibration, [given.get(shown.item_id) for shown in each.shown], each.shown)
+            )
+
+        report = await asyncio.to_thread(lambda: drift(reference, map(seen, lists)))
         log.info("looked for drift", champion=champion.version, moved=report.moved, lists=report.examples, day=day)
         if not report.moved:
             return None

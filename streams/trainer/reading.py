@@ -1,7 +1,7 @@
 """What a run reads from Kafka: who is to be forgotten, the examples of its offsets, the catalogue."""
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -9,11 +9,11 @@ import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 
 from models.pseudonyms import Pseudonyms
-from models.shown_lists import Lists, ShownList, list_key
+from models.shown_lists import Key, Lists, ShownList, list_key
 from schemas.codec import DecodeError, decode, decode_key
 from schemas.domains import UnknownDomainError, pack_for
-from schemas.records import Item, TrainingExample
-from schemas.topics import CATALOG_ITEMS, MIB, RETRAINING, USERS_ERASURE, Topic
+from schemas.records import Item, Source, TrainingExample
+from schemas.topics import CATALOG_ITEMS, MIB, RECOMMENDATIONS, RETRAINING, USERS_ERASURE, Topic
 from streams.deadletters import dead_letter
 from streams.kafka import client_options, full_name
 from streams.settings import KafkaSettings
@@ -25,6 +25,21 @@ log = structlog.get_logger(__name__)
 RECORDS_PER_READ = 512
 MOST_LISTS = 20_000  # of a day that is held against the training examples: a sample of more than that
 MAX_FAULTS = 1_000  # kept as dead letters of one run; more mean that the topic is not what it should be
+
+
+class _ScoredItem(msgspec.Struct):
+    item_id: str
+    score: float
+
+
+class _Answer(msgspec.Struct):
+    """What is needed of a recommendation to know its scores; the rest is skipped."""
+
+    source: Source
+    items: list[_ScoredItem]
+
+
+_answer = msgspec.msgpack.Decoder(_Answer)
 
 
 @dataclass
@@ -162,6 +177,23 @@ class Reader:
 
         await self.read(RETRAINING, {number: (start, ends[number]) for number, start in starts.items()}, take)
         return lists.finished()
+
+    async def read_scores(self, day: int, model: str, lists: Sequence[ShownList]) -> dict[Key, dict[str, float]]:
+        """Return the scores, by item, that ``model`` (name@version) gave on those of a day's lists that are its own."""
+        own = {each.key for each in lists if each.model == model}
+        scores: dict[Key, dict[str, float]] = {}
+
+        def take(record: ConsumerRecord) -> None:
+            with contextlib.suppress(msgspec.DecodeError, TypeError):  # no answer, or a tombstone
+                answer = _answer.decode(record.value)
+                if (key := (answer.source.partition, answer.source.offset)) in own:
+                    scores[key] = {item.item_id: item.score for item in answer.items}
+
+        if own:
+            starts, (_, ends) = await self.offsets_at(RECOMMENDATIONS, day), await self.bounds(RECOMMENDATIONS)
+            spans = {number: (start, ends[number]) for number, start in starts.items()}
+            await self.read(RECOMMENDATIONS, spans, take)
+        return scores
 
     async def read_items(self, end: int) -> dict[str, Item]:
         """Return the catalogue as of an offset of ``catalog.items``; what can't be read was reported by inference."""

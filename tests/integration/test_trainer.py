@@ -16,14 +16,15 @@ from trainer_deployment import (
 )
 
 from models.artefact import load_recommender
+from models.calibration import Calibration
 from models.chunks import item_chunks
 from models.pseudonyms import Pseudonyms
 from models.roles import promoted
 from models.store import ModelStore
 from schemas.codec import decode, encode
 from schemas.domains import pack_for
-from schemas.records import DeadLetter, Erasure, JoinedRequest, ModelDecision
-from schemas.topics import DEADLETTERS, MODELS_DECISIONS, RETRAINING, USERS_ERASURE
+from schemas.records import DeadLetter, Erasure, JoinedRequest, ModelDecision, Recommendation, RecommendedItem
+from schemas.topics import DEADLETTERS, MODELS_DECISIONS, RECOMMENDATIONS, RETRAINING, USERS_ERASURE
 from streams.kafka import full_name
 from streams.model_roles import change_roles
 from streams.privacy import load_pseudonyms
@@ -192,12 +193,41 @@ async def test_the_stage_trains_by_itself_when_enough_has_come(settings):
 
 
 async def test_a_day_that_looks_different_starts_a_training_and_is_told_with_it(settings):
+    first = await champion_of_a_sunny_day(settings)
+    await post(settings, [every_six_minutes(each, "rain") for each in examples(2 * DAY, first=DAY)])
+
+    decision = await what_the_stage_decides(settings)
+    assert (decision.decision, decision.version) == ("train", first)
+    assert decision.reason.startswith("drift: weather: sunny went from 9")
+    assert decision.figures["weather"] > 1
+
+
+async def test_scores_that_promise_what_does_not_happen_start_a_training(settings):
+    first = await champion_of_a_sunny_day(settings)
+    promises = msgspec.convert(manifest(settings, first).training["calibration"], Calibration)
+    by_champion = [
+        every_six_minutes(each, "sunny", f"tablecast@{first}") for each in examples(2 * DAY, first=DAY, seed=3)
+    ]
+    await post_answers(settings, by_champion, score=1_000.0)
+    await post(settings, by_champion)
+
+    decision = await what_the_stage_decides(settings)
+    assert (decision.decision, decision.version) == ("train", first)
+    assert promises.promised([1_000.0], [0]) == pytest.approx([1.0])
+    assert decision.reason.startswith("drift: 100.00% of what is shown was expected to be clicked, ")
+    assert decision.figures["calibration"] > 0.5
+
+
+async def champion_of_a_sunny_day(settings):
     await post(settings, [every_six_minutes(each, "sunny") for each in examples(DAY)])
     await train_once(settings)
     first = await newest(settings)
     await change_roles(settings.kafka, "tablecast", lambda current: promoted(current, first.version, "for this test"))
-    await post(settings, [every_six_minutes(each, "rain") for each in examples(2 * DAY, first=DAY)])
+    return first.version
 
+
+async def what_the_stage_decides(settings):
+    """Run the stage, which has no other reason to train, until it has decided something."""
     patient = settings.model_copy(update={"trainer": settings.trainer.model_copy(update={"examples": 10**6})})
     stop = asyncio.Event()
     running = asyncio.create_task(TrainerApp(patient, load_pseudonyms(patient)).run(stop))
@@ -210,22 +240,40 @@ async def test_a_day_that_looks_different_starts_a_training_and_is_told_with_it(
         stop.set()
         await running
     ((_, value),) = decided
-    decision = decode(ModelDecision, value)
-    assert (decision.decision, decision.version) == ("train", first.version)
-    assert decision.reason.startswith("drift: weather: sunny went from 9")
-    assert decision.figures["weather"] > 1
+    return decode(ModelDecision, value)
+
+
+async def post_answers(settings, given, score):
+    """Write the answers that examples are about, where the inference stage would."""
+    async with producer(settings) as to:
+        for each in given:
+            joined = decode(JoinedRequest, bytes(each.example.joined))
+            answer = Recommendation(
+                request_id=joined.request.request_id,
+                domain=joined.request.domain,
+                model=each.example.model,
+                items=[RecommendedItem(item_id=shown.item_id, score=score) for shown in each.example.shown],
+                source=joined.source,
+            )
+            await to.send(
+                full_name(settings.kafka, RECOMMENDATIONS),
+                encode(answer),
+                each.key,
+                partition=each.partition,
+                timestamp_ms=joined.event_time,
+            )
 
 
 DAY = 240  # lists, one every six minutes
 
 
-def every_six_minutes(each, weather):
-    """Return an example of a list that was shown six times as late, in some weather."""
+def every_six_minutes(each, weather, model="tiny@1"):
+    """Return an example of a list that a model showed six times as late, in some weather."""
     joined = decode(JoinedRequest, bytes(each.example.joined))
     asked = NOON + 6 * (joined.event_time - NOON)
     context = msgspec.structs.replace(joined.context, weather=weather)
     joined = msgspec.structs.replace(joined, event_time=asked, context=context)
-    example = msgspec.structs.replace(each.example, joined=msgspec.Raw(encode(joined)))
+    example = msgspec.structs.replace(each.example, joined=msgspec.Raw(encode(joined)), model=model)
     return each._replace(time=asked + 60_000, example=example)
 
 

@@ -1,5 +1,7 @@
 """Drift: says which input moved, and keeps quiet where nothing has."""
 
+import re
+
 import msgspec
 import numpy as np
 import pytest
@@ -31,7 +33,7 @@ def observations(seed, count=2_000, *, chinese=0.5, price=100.0, clicks=0.3, pro
                 "price": (price * rng.lognormal(size=3)).tolist(),
             },
             clicked=(rng.random(5) < clicks).tolist(),
-            predicted=np.clip(rng.normal(promised, 0.02, 5), 0, 1).tolist(),
+            predicted=np.clip(rng.normal(promised, promised / 15, 5), 0, 1).tolist(),
         )
         for _ in range(count)
     ]
@@ -64,6 +66,28 @@ def test_the_report_names_what_moved_first(change, names):
     assert moved(report) == names
     assert report.moved
     assert {check.name for check in report.checks[: len(names)]} == names
+
+
+def test_a_promise_of_few_clicks_is_held_against_few_clicks():
+    """What is off by a third is found where one item in thirty is clicked, too; chance is not."""
+    reference = reference_of(observations(0, 8_000, clicks=0.03, promised=0.03))
+    same = drift(reference, observations(1, 8_000, clicks=0.03, promised=0.03))
+    fewer = drift(reference, observations(1, 8_000, clicks=0.03, promised=0.045))
+    assert moved(same) == set()
+    assert moved(fewer) == {"calibration"}
+    (told,) = [check.sentence for check in fewer.checks if check.moved]
+    assert re.match(r"4\.[45]\d% of what is shown was expected to be clicked, (2\.9|3\.0)\d% was; ", told), told
+
+
+def test_equal_promises_are_not_told_apart_by_what_came_of_them():
+    equal = [msgspec.structs.replace(one, predicted=[0.3] * len(one.clicked)) for one in observations(1)]
+    assert reference_of(equal).calibration_error == pytest.approx(0, abs=0.03)
+
+
+def test_without_promises_nothing_is_said_of_them():
+    unpromised = [msgspec.structs.replace(one, predicted=[]) for one in observations(1)]
+    assert "calibration" not in {check.name for check in drift(REFERENCE, unpromised).checks}
+    assert "calibration" not in {check.name for check in drift(reference_of(unpromised), observations(1)).checks}
 
 
 def test_a_word_that_training_never_saw_counts_as_other():

@@ -7,7 +7,7 @@ from shown_examples import ITEMS, examples
 
 from models.feedback_training import Correction, learn_correction
 from models.gate import Verdict
-from models.judging import judge
+from models.judging import judge, vectors
 from models.ranker import Ranker
 from models.recommender import Recommender
 from models.shown_lists import Lists
@@ -53,7 +53,8 @@ def good():
 
 def verdict(champion, candidate, held_back, trained=None):
     trained = candidate if trained is None else trained
-    return judge(recommender(champion), recommender(candidate), recommender(trained), NoEncoder(), [], held_back)
+    vector = vectors(NoEncoder())
+    return judge(recommender(champion), recommender(candidate), recommender(trained), vector, [], held_back)
 
 
 def failed(found):
