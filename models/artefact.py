@@ -14,7 +14,8 @@ import math
 import re
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
@@ -178,14 +179,31 @@ def load_recommender(
         return encoder, Recommender(encoder.dim, f"{name or 'tablecast'}@{encoder.version}")
     folder = Path(model)
     manifest = read_model(folder)
-    try:
+    with _explained(folder):
         encoder = Encoder.load(folder / ENCODER, threads=threads)
-        ranker = Ranker.load(folder / RANKER) if (folder / RANKER).is_dir() else None
+    return encoder, Recommender(encoder.dim, f"{name or manifest.name}@{manifest.version}", ranker=load_ranker(folder))
+
+
+def load_ranker(folder: Path) -> Ranker | None:
+    """Return the ranker of a model that has been checked, None if it has none.
+
+    Raises:
+        ArtefactError: it is not what it should be.
+
+    """
+    with _explained(folder):
+        return Ranker.load(folder / RANKER) if (folder / RANKER).is_dir() else None
+
+
+@contextmanager
+def _explained(folder: Path) -> Iterator[None]:
+    """Turn whatever ONNX Runtime, tokenizers or LightGBM say of a file that is not theirs into a sentence."""
+    try:
+        yield
     except ArtefactError:
         raise
-    except Exception as error:  # whatever ONNX Runtime, tokenizers or LightGBM say of a file that is not theirs
+    except Exception as error:
         raise ArtefactError(f"{folder} can't be loaded: {error}") from error
-    return encoder, Recommender(encoder.dim, f"{name or manifest.name}@{manifest.version}", ranker=ranker)
 
 
 def _version(files: Mapping[str, File]) -> str:

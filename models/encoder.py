@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
+from weakref import WeakValueDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,6 +52,16 @@ class Manifest:
     padding_id: int
     dim: int
     sha256: dict[str, str]  # by file name
+
+
+def encoder_version(folder: Path) -> str:
+    """Return the version of the artefact in a folder, whose other files are not looked at.
+
+    Raises:
+        ArtefactError: there is none.
+
+    """
+    return _read_manifest(folder)[1]
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
@@ -114,10 +125,10 @@ class Encoder:
                 raise ArtefactError(f"{path} is damaged (sha256 {actual}, expected {expected}): export it again")
         tokenizer = _load_tokenizer(_Content(manifest.sha256[TOKENIZER], folder / TOKENIZER), manifest.max_tokens)
         wanted = list(providers or _default_providers(manifest.precision))
-        queries = _load_session(folder / MODEL, wanted)
+        queries = _load_session(_Content(manifest.sha256[MODEL], folder / MODEL), wanted)
         if PASSAGES not in manifest.sha256:
             return cls(manifest, version, version, tokenizer, {"query": queries, "passage": queries}, threads)
-        passages = _load_session(folder / PASSAGES, wanted)
+        passages = _load_session(_Content(manifest.sha256[PASSAGES], folder / PASSAGES), wanted)
         passage_version = file_sha256(folder / PASSAGES_MANIFEST)[:_VERSION_DIGITS]
         return cls(manifest, version, passage_version, tokenizer, {"query": queries, "passage": passages}, threads)
 
@@ -240,13 +251,21 @@ def _load_tokenizer(content: _Content, max_tokens: int) -> Any:
     return tokenizer
 
 
-def _load_session(path: Path, providers: list[str]) -> Any:
+_sessions: WeakValueDictionary[tuple[str, ...], Any] = WeakValueDictionary()  # in use, by content and providers
+
+
+def _load_session(content: _Content, providers: list[str]) -> Any:
+    """Load a model, or share one in use: what the trainer makes has the text encoder of the model before it."""
     import onnxruntime
 
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.inter_op_num_threads = 1
-    return onnxruntime.InferenceSession(str(path), options, providers=providers)
+    session = _sessions.get(key := (content.sha256, *providers))
+    if session is None:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        options.inter_op_num_threads = 1
+        session = onnxruntime.InferenceSession(str(content.path), options, providers=providers)
+        _sessions[key] = session
+    return session
 
 
 def _default_providers(precision: Precision) -> list[str]:

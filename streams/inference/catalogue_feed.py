@@ -1,6 +1,7 @@
 """The catalogue, as the topic tells it, in every model that is served or about to be."""
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
@@ -17,8 +18,9 @@ from schemas.domains import UnknownDomainError, pack_for
 from schemas.records import Item
 from streams.inference.served_model import ServedModel
 
-ITEMS_PER_STEP = 16
+ITEMS_PER_STEP = 4  # a restaurant takes a millisecond or two
 TEXTS_PER_STEP = 8  # a long item has up to 20
+REST = 3.0  # how much longer than it works what prepares a model rests meanwhile: the processor is for the requests
 
 Report = Callable[[ConsumerRecord, Exception], None]
 
@@ -65,7 +67,7 @@ class CatalogueFeed:
         for missed in self._joining.values():
             missed.extend(changes)
         refused: set[str] = set()
-        for model in tuple(self._models):
+        for model in {id(model.recommender.catalogue): model for model in self._models}.values():
             refused |= await self._apply(model, changes)
         self._taken_in.update(
             item_id for item_id, item, _ in changes if item_id in self.items and item_id not in refused
@@ -73,11 +75,14 @@ class CatalogueFeed:
 
     async def join(self, model: ServedModel) -> None:
         """Fill a model's catalogue with what there is, and keep it up to date from then on."""
+        if any(model.recommender.catalogue is other.recommender.catalogue for other in self._models):
+            self._models.append(model)
+            return
         self._joining[model] = [ItemChange(item_id, item) for item_id, item in self.items.items()]
         try:
             while changes := self._joining[model]:
                 self._joining[model] = []
-                await self._apply(model, changes)
+                await self._apply(model, changes, rest=REST if self._models else 0.0)
             self._models.append(model)  # nothing else ran since the last look at what it missed
         finally:
             del self._joining[model]
@@ -94,11 +99,15 @@ class CatalogueFeed:
         """Stop the thread."""
         self._thread.shutdown()
 
-    async def _apply(self, model: ServedModel, changes: Sequence[ItemChange]) -> set[str]:
-        """Put changes into a model's catalogue and return the ids of items that it refused."""
+    async def _apply(self, model: ServedModel, changes: Sequence[ItemChange], rest: float = 0.0) -> set[str]:
+        """Put changes into a model's catalogue and return the ids of items that it refused.
+
+        After each step it rests so many times as long as that took.
+        """
         refused = set()
-        # In small steps: requests wait for the encoder behind one step, not behind a catalogue.
+        # In small steps: requests wait for the encoder or the interpreter behind one step, not behind a catalogue.
         for start in range(0, len(changes), ITEMS_PER_STEP):
+            began = time.monotonic()
             step = changes[start : start + ITEMS_PER_STEP]
             embeddings = await self._embed(model, step)
             faults = await model.in_thread(lambda: _change(model, step, embeddings))  # noqa: B023 - awaited here
@@ -106,6 +115,8 @@ class CatalogueFeed:
                 refused.add(item_id)
                 if record is not None:
                     self._report(record, fault)
+            if rest:
+                await asyncio.sleep(rest * (time.monotonic() - began))
         return refused
 
     async def _embed(self, model: ServedModel, step: Sequence[ItemChange]) -> list[NDArray[np.float32]]:

@@ -1,9 +1,10 @@
 """Which model answers whom: follows the announcements, prepares new models, and swaps them in between two batches.
 
 A new model is fetched and checked, its embeddings are made in another process, and its catalogue is filled while the
-old one goes on answering. Then both answer the same requests, and a model that fails, or takes too much longer than the
-old one, is refused: the old one goes on, and the log says why. What was announced stays announced; a refused model is
-tried again with the next announcement, or after a while if it could not be fetched.
+old one goes on answering; one with the old one's encoder, as the trainer makes them, shares the old one's. Then both
+answer the same requests, and a model that fails, or takes too much longer than the old one, is refused: the old one
+goes on, and the log says why. What was announced stays announced; a refused model is tried again with the next
+announcement, or after a while if it could not be fetched.
 """
 
 import asyncio
@@ -19,7 +20,9 @@ import msgspec
 import structlog
 from aiokafka import ConsumerRecord
 
+from models.artefact import ENCODER
 from models.base_model import cache_folder
+from models.encoder import encoder_version
 from models.roles import Role, holder, newer, on_canary
 from models.store import ModelStore, StoreError
 from schemas.codec import DecodeError
@@ -28,7 +31,7 @@ from schemas.records import Context, JoinedRequest, ModelAnnouncement, ModelVers
 from schemas.topics import MODELS
 from streams import metrics
 from streams.follower import Follower
-from streams.inference.catalogue_feed import CatalogueFeed, Report
+from streams.inference.catalogue_feed import REST, CatalogueFeed, Report
 from streams.inference.served_model import ServedModel
 from streams.model_roles import decode_announcement
 from streams.settings import Settings
@@ -192,10 +195,15 @@ class Rollout:
 
     async def _prepare(self, wanted: ModelVersion | None) -> ServedModel:
         """Return a model that is ready to take over, with its catalogue full and kept up to date."""
-        source = await self._source(wanted)
-        texts = await asyncio.to_thread(self._feed.texts, list(self._feed.items.values()))
-        await _embed_ahead(source, texts)
-        model = await self._load(source, wanted)
+        source, champion = await self._source(wanted), self.serving.champion
+        # Not of a shadow: what it does must not stand in the way of the thread that answers.
+        if wanted is not None and wanted.role != "shadow" and champion.encoder.version == _encoder_of(source):
+            await _load_ahead(source)
+            model = await asyncio.to_thread(champion.with_ranker_of, source, name=self._name, announced=wanted.version)
+        else:
+            texts = await asyncio.to_thread(self._feed.texts, list(self._feed.items.values()))
+            await _load_ahead(source, texts)
+            model = await self._load(source, wanted)
         await self._feed.join(model)
         try:
             await self._rehearse(model)
@@ -217,6 +225,7 @@ class Rollout:
         for joined in (list(self.recent) or self._samples()) * 2:
             for each in (old, model):
                 spent[each].append((await each.in_thread(lambda: each.answer_alone(joined)))[1])  # noqa: B023 - awaited
+                await asyncio.sleep(REST * spent[each][-1])
         if not spent[model]:
             return  # no requests yet, and no items
         # The second time around: the first warms up.
@@ -252,19 +261,26 @@ class Rollout:
         )
 
 
-async def _embed_ahead(model: str | Path, texts: Sequence[str]) -> None:
-    """Run ``models.embed_ahead``.
+def _encoder_of(source: str | Path) -> str:
+    """Return the version of a model's encoder, "" where it has none of its own."""
+    folder = Path(source) / ENCODER
+    return encoder_version(folder) if folder.is_dir() else ""
+
+
+async def _load_ahead(model: str | Path, texts: Sequence[str] | None = None) -> None:
+    """Run ``models.load_ahead``: on the ranker alone, or on the whole model, which embeds the texts.
 
     Raises:
         RefusedError: it failed, with what it said last.
 
     """
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "models.embed_ahead", str(model), str(cache_folder() / EMBEDDINGS),
+        sys.executable, "-m", "models.load_ahead", str(model),
+        *(() if texts is None else (str(cache_folder() / EMBEDDINGS),)),
         stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     try:
-        _, said = await process.communicate(msgspec.msgpack.encode(texts))
+        _, said = await process.communicate(msgspec.msgpack.encode(texts or []))
     finally:
         if process.returncode is None:
             process.kill()
@@ -274,4 +290,4 @@ async def _embed_ahead(model: str | Path, texts: Sequence[str]) -> None:
 
 def _raise_last_words(said: str, code: int) -> NoReturn:
     last = said.strip().splitlines()[-1:] or [f"exit code {code}"]
-    raise RefusedError(f"it can't embed the catalogue: {last[0]}")
+    raise RefusedError(f"it can't be loaded, or embed the catalogue: {last[0]}")

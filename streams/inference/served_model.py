@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from models.artefact import load_recommender
+from models.artefact import load_ranker, load_recommender
 from models.encoder import Encoder, TokenIds
 from models.recommender import Answer, Recommender, Vectors, request_text
 from schemas.records import JoinedRequest
@@ -40,6 +40,14 @@ class ServedModel:
     def load(cls, model: str | Path, *, name: str, threads: int, announced: str | None = None) -> "ServedModel":
         """Load what ``load_recommender`` loads."""
         return cls(*load_recommender(model, threads=threads, name=name), announced)
+
+    def with_ranker_of(self, folder: Path, *, name: str, announced: str) -> "ServedModel":
+        """Return a model of this one's encoder and catalogue, and so of its thread, and the ranker of another."""
+        recommender = Recommender(self.encoder.dim, f"{name}@{announced}", ranker=load_ranker(folder))
+        recommender.catalogue = self.recommender.catalogue
+        model = ServedModel(self.encoder, recommender, announced)
+        model.seconds_per_token, model._thread = self.seconds_per_token, self._thread
+        return model
 
     @property
     def version(self) -> str:

@@ -93,6 +93,30 @@ async def test_what_changes_while_a_model_joins_is_in_both(folders, cache):
     feed.close()
 
 
+async def test_a_model_with_the_same_encoder_shares_catalogue_and_embeddings(folders, cache, monkeypatch):
+    feed, old = CatalogueFeed(cache, lambda record, error: None), load(folders[0], "old")
+    await feed.join(old)
+    await feed.on_records([record(number, f"i{number}", f"house {number}") for number in range(20)])
+    monkeypatch.setattr(cache, "encode", lambda *_: pytest.fail("they have been embedded"))
+    new = old.with_ranker_of(folders[0], name="tiny", announced="new")
+    await feed.join(new)
+    monkeypatch.undo()
+    assert (new.version, new.announced) == ("tiny@new", "new")
+    put = []
+    taking = old.recommender.catalogue.put
+    monkeypatch.setattr(old.recommender.catalogue, "put", lambda *item: (put.append(item[0]), taking(*item)))
+    await feed.on_records([record(20, "later", "later")])
+    assert put == ["later"], "once for both"
+    assert items(new) == items(old) == {name: item.name for name, item in feed.items.items()}
+    one, other = await old.in_thread(lambda: (old.answer_alone(asked())[0], new.answer_alone(asked())[0]))
+    assert one == other
+
+    feed.leave(old)
+    await feed.on_records([record(21, "i3", None)])
+    assert "i3" not in items(new)
+    feed.close()
+
+
 async def test_an_item_posted_again_as_it_was_is_not_put_again(folders, cache, monkeypatch):
     feed, model = CatalogueFeed(cache, lambda record, error: None), load(folders[0])
     put = []
@@ -163,7 +187,7 @@ async def test_a_model_whose_scores_are_not_finite_is_found_out(folders, cache, 
 def test_texts_are_embedded_ahead_by_another_process(folders, tmp_path, monkeypatch):
     path = tmp_path / "embeddings.sqlite"
     texts = ["noodles", "a quiet place"]
-    command = [sys.executable, "-m", "models.embed_ahead", str(folders[0]), str(path)]
+    command = [sys.executable, "-m", "models.load_ahead", str(folders[0]), str(path)]
     subprocess.run(command, input=msgspec.msgpack.encode(texts), check=True)
     model = load(folders[0])
     expected = model.encoder.encode(model.encoder.tokenize(texts, "passage"))
@@ -175,7 +199,29 @@ def test_texts_are_embedded_ahead_by_another_process(folders, tmp_path, monkeypa
     assert failed.stderr.decode().splitlines() == [f"{tmp_path / 'model.json'} is missing: {tmp_path} is not a model"]
 
 
+def test_of_a_model_whose_encoder_is_known_the_ranker_alone_is_loaded_ahead(folders, tmp_path):
+    command = [sys.executable, "-m", "models.load_ahead"]
+    subprocess.run([*command, str(folders[0])], stdin=subprocess.DEVNULL, check=True)
+    (tmp_path / "ranker").mkdir()
+    (tmp_path / "ranker" / "trees.txt").write_text("no trees")
+    failed = subprocess.run([*command, str(tmp_path)], stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    assert failed.returncode == 1
+    assert str(tmp_path) in failed.stderr.decode().splitlines()[-1]
+
+
 def test_models_with_the_same_tokenizer_share_it(folders):
     first, second = load(folders[0]).encoder, load(folders[1]).encoder
     assert first.version != second.version
     assert first._tokenizer is second._tokenizer
+
+
+def test_what_has_the_same_content_is_in_memory_once_while_it_is_used(folders):
+    first, second = load(folders[0]).encoder, load(folders[0]).encoder
+    assert first._sessions["query"] is second._sessions["query"]
+    assert first._sessions["query"] is not load(folders[1]).encoder._sessions["query"]
+    used = weakref.ref(first._sessions["query"])
+    first.close()
+    second.close()
+    del first, second
+    gc.collect()
+    assert used() is None
