@@ -84,8 +84,8 @@ def test_an_old_version_without_a_role_leaves_the_store_when_a_new_one_comes(com
     assert [row["version"] for row in command("list", "--json")] == [second]
 
 
-def test_what_makes_no_sense_is_told_in_a_sentence_with_exit_code_2(command, folders):
+def test_what_makes_no_sense_is_told_in_a_sentence(command, folders):
     command("publish", folders[0])
     assert "'ffff' is not a version in the store: see `tablecast model list`" in command("show", "ffff", code=2)
-    assert "there is no canary: name the version to promote" in command("promote", code=2)
-    assert "there is no champion to roll back from" in command("rollback", code=2)
+    assert "there is no canary: name the version to promote" in command("promote", code=1)
+    assert "there is no champion to roll back from" in command("rollback", code=1)
