@@ -17,12 +17,12 @@ import numpy as np
 
 from models.chunks import MAX_CHUNKS
 from models.lexical import LexicalIndex
-from models.places import unit_vector
+from models.places import distances, unit_vector
 from models.texts import item_text
 from models.wishes.vocabulary import Vocabulary
 from schemas.domains import UnknownDomainError, pack_for
 from schemas.errors import BadInputError
-from schemas.records import Item
+from schemas.records import Item, Location
 
 SCALE = 4000
 BEST_CHUNKS = 5  # whose cosines are averaged; of a text with fewer, all
@@ -54,6 +54,8 @@ class Catalogue:
         self.time_zones: list[ZoneInfo | None] = [None]  # number 0: the request's own
         self.size = 0  # rows in use or free; arrays are longer
         self.changes = 0  # how often an item was put or removed
+        self.open_masks: dict[tuple[int, ...], np.ndarray] = {}  # what is open, as ``constraints`` found since
+        self._metres: tuple[Location, np.ndarray] | None = None  # how far every row is from where was asked last
         self.words = LexicalIndex()  # by row
         self.vocabularies: dict[str, Vocabulary] = {}  # domain pack -> the words of its items, for wishes
         self._free: list[int] = []
@@ -166,7 +168,20 @@ class Catalogue:
         self._put_later_chunks(row, [])
         self._free.append(row)
 
+    def metres_from(self, location: Location) -> np.ndarray:
+        """Return how far every row is [size], NaN where that is unknown; not to be written to.
+
+        One answer asks several times: for a limit, for "near" and for what is told.
+        """
+        if self._metres is None or self._metres[0] != location:
+            metres = distances(self.point[: self.size], unit_vector(location))
+            metres.flags.writeable = False
+            self._metres = location, metres
+        return self._metres[1]
+
     def _note_change(self, row: int) -> None:
+        self.open_masks.clear()
+        self._metres = None
         self.changes += 1
         self.changed[row] = self.changes
 

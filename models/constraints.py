@@ -1,5 +1,6 @@
 """Hard filters over the catalogue. What is unknown about an item counts against it."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, tzinfo
 from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -8,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.catalogue import Catalogue
-from models.places import distances, unit_vector
 from schemas.domains import DomainPack
 from schemas.records import Attributes, Constraints, Context, Item
 
 LATEST_MS = 253_402_214_400_000  # 9999-12-31 UTC: the last day that exists in every time zone
+MOST_MASKS = 60  # an hour's
 
 
 def allowed_rows(
@@ -36,10 +37,7 @@ def allowed_rows(
     if "price" in kinds and constraints.price_max is not None:
         allowed &= price <= constraints.price_max
     if "max_distance" in kinds and constraints.max_distance is not None and context.location is not None:
-        within: np.ndarray = (
-            distances(catalogue.point[:size], np.array(unit_vector(context.location))) <= constraints.max_distance
-        )
-        allowed &= within
+        allowed &= catalogue.metres_from(context.location) <= constraints.max_distance
     if "open_at" in kinds and constraints.open_at is not None:
         moment = event_time if constraints.open_at == "now" else constraints.open_at
         allowed &= open_rows(catalogue, moment, context.time_zone)
@@ -78,10 +76,24 @@ def both(posted: Constraints | None, said: Constraints) -> Constraints:
 def open_rows(
     catalogue: Catalogue, moment: int, time_zone: str | None, rows: NDArray[np.int64] | None = None
 ) -> NDArray[np.bool_]:
-    """Return a mask [catalogue.size], or [rows], of what is open at a moment (ms), in each item's own time zone."""
-    which = slice(catalogue.size) if rows is None else rows
-    minutes = np.array([_minute_of_week(moment, zone or zone_of(time_zone)) for zone in catalogue.time_zones])
-    local = minutes[catalogue.time_zone[which]][:, None]
+    """Return a mask [catalogue.size], or [rows], of what is open at a moment (ms), in each item's own time zone.
+
+    The mask of the whole catalogue is kept for others who ask in the same minute, and not to be written to.
+    """
+    minutes = tuple(_minute_of_week(moment, zone or zone_of(time_zone)) for zone in catalogue.time_zones)
+    if rows is not None:
+        return _open(catalogue, minutes, rows)
+    masks = catalogue.open_masks
+    if minutes not in masks:
+        if len(masks) == MOST_MASKS:
+            masks.clear()
+        masks[minutes] = _open(catalogue, minutes, slice(catalogue.size))
+        masks[minutes].flags.writeable = False
+    return masks[minutes]
+
+
+def _open(catalogue: Catalogue, minutes: Sequence[int], which: NDArray[np.int64] | slice) -> NDArray[np.bool_]:
+    local = np.array(minutes)[catalogue.time_zone[which]][:, None]
     hours = catalogue.hours[which]
     within = (hours[:, :, 0] <= local) & (local < hours[:, :, 1])
     is_open: NDArray[np.bool_] = np.logical_or.reduce(within, axis=1)

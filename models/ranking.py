@@ -18,7 +18,7 @@ from models.constraints import allowed_rows
 from models.features import Scene, candidate_features, scene_of
 from models.history import HOUR_MS, History, last_two, read_history
 from models.item_tables import ItemTables
-from models.places import distances, unit_vector
+from models.places import distances
 from models.ranker import Ranker
 from models.texts import language_of
 from models.user_state import DISMISSAL, KIND_CODE
@@ -90,10 +90,11 @@ def question(
     weights: Weights,
     cosines: np.ndarray | None = None,
     asked: np.ndarray | None = None,
+    allowed: np.ndarray | None = None,
 ) -> Question:
     """Put a request beside the catalogue; see ``rank``."""
-    request = joined.request
-    allowed = allowed_rows(catalogue, pack, request.constraints, joined.context, joined.event_time)
+    if allowed is None:
+        allowed = allowed_rows(catalogue, pack, joined.request.constraints, joined.context, joined.event_time)
     mentioned = catalogue.rows(joined.items)
     history = read_history(joined)
     free = open_to_first_choice(joined, history, mentioned, allowed)
@@ -110,7 +111,7 @@ def question(
         cosines is not None or asked is not None,
         _text_part(cosines, allowed, weights),
         np.zeros(catalogue.size) if asked is None else weights.asked * asked,
-        _pull(catalogue, _origin(catalogue, joined, last), pack),
+        _pull(catalogue, _metres(catalogue, joined, last), pack),
         last,
     )
 
@@ -123,6 +124,7 @@ def rank(
     weights: Weights,
     *,
     asked: np.ndarray | None = None,
+    allowed: np.ndarray | None = None,
     ranker: Ranker | None = None,
 ) -> list[RecommendedItem]:
     """Return the best ``k`` items, best first; equal scores are in an order that depends on the ids alone.
@@ -134,13 +136,14 @@ def rank(
         cosines: of the request's text with every row [catalogue.size]; None for a request without text.
         weights: of the text and the wishes, and of all parts while there is no ranker.
         asked: how well every row fits what was asked for in words [catalogue.size].
+        allowed: the mask [catalogue.size] of the request's constraints, where it is known already.
         ranker: scores what the state says.
 
     """
     request = joined.request
     if not len(catalogue):
         return []
-    asking = question(catalogue, pack, joined, weights, cosines, asked)
+    asking = question(catalogue, pack, joined, weights, cosines, asked, allowed)
     if ranker is None:
         rows, parts = _starting_parts(asking, weights)
         scores = parts.sum(axis=1)
@@ -257,20 +260,21 @@ def _text_part(cosines: np.ndarray | None, allowed: np.ndarray, weights: Weights
     return part
 
 
-def _origin(catalogue: Catalogue, joined: JoinedRequest, last: int | None) -> np.ndarray | None:
-    """Return where the user is, as a unit vector [3]: as posted, else at the item chosen last."""
+def _metres(catalogue: Catalogue, joined: JoinedRequest, last: int | None) -> np.ndarray | None:
+    """Return how far every row is from where the user is: as posted, else from the item chosen last."""
     if joined.context.location is not None:
-        return unit_vector(joined.context.location)
+        return catalogue.metres_from(joined.context.location)
     row = catalogue.row_of.get(joined.items[last], -1) if last is not None else -1
-    return catalogue.point[row] if row >= 0 else None
+    return distances(catalogue.point[: catalogue.size], catalogue.point[row]) if row >= 0 else None
 
 
-def _pull(catalogue: Catalogue, origin: np.ndarray | None, pack: DomainPack) -> np.ndarray:
+def _pull(catalogue: Catalogue, metres: np.ndarray | None, pack: DomainPack) -> np.ndarray:
     """Return how close every row is: 1 here, falling to a third at the domain's near distance; 0 where unknown."""
-    if origin is None:
+    if metres is None:
         return np.zeros(catalogue.size)
-    pull = np.exp(-distances(catalogue.point[: catalogue.size], origin) / pack.near_metres)
-    return np.nan_to_num(pull, nan=0.0)
+    pull = np.exp(-metres / pack.near_metres)
+    pull[np.isnan(pull)] = 0.0
+    return pull
 
 
 def _behaviour_parts(joined: JoinedRequest, history: History, last: int | None, weights: Weights) -> np.ndarray:
@@ -348,8 +352,7 @@ def _whys(
     language = language_of(joined.request.text) if joined.request.text else _context_language(joined)
     phrases = pack.phrases[language]
     origin = joined.context.location
-    here = unit_vector(origin) if origin else np.full(3, np.nan)
-    metres = distances(catalogue.point[rows], here).tolist()
+    metres = catalogue.metres_from(origin)[rows].tolist() if origin else [np.nan] * len(rows)
     history = joined.history
     chosen = ~np.isin(history.kind, (CLICK, DISMISSAL))
     counts = np.bincount(np.array(history.item, np.int64)[chosen], minlength=len(joined.items))

@@ -64,7 +64,10 @@ class Recommender:
             pack = pack_for(request.request.domain)
             heeded = heed(self.catalogue, pack, request)
             fit = None if vector is None else similarities(self.catalogue, request, next(cosines))
-            items = rank(self.catalogue, pack, heeded.joined, fit, self.weights, asked=heeded.asked, ranker=self.ranker)
+            items = rank(
+                self.catalogue, pack, heeded.joined, fit, self.weights,
+                asked=heeded.asked, allowed=heeded.allowed, ranker=self.ranker,
+            )  # fmt: skip
             answers.append(Answer(items, heeded.understood))
         return answers
 

@@ -6,7 +6,6 @@ import numpy as np
 
 from models.catalogue import Catalogue
 from models.constraints import open_rows
-from models.places import distances, unit_vector
 from models.wishes.vocabulary import Vocabulary
 from schemas.domains import DomainPack
 from schemas.records import Context, Wish
@@ -67,7 +66,7 @@ def _fit(
         case "distance" | "near":
             if context.location is None:
                 return np.zeros(size)
-            metres = distances(catalogue.point[:size], unit_vector(context.location))
+            metres = catalogue.metres_from(context.location)
             if wish.high is None:
                 return _known(TENDENCY * np.exp(-metres / pack.near_metres))
             beyond = np.maximum(metres / wish.high, 1.0) - 1

@@ -18,10 +18,14 @@ from schemas.records import Constraints, JoinedRequest, Understood, Wish
 
 @dataclass(frozen=True)
 class Heeded:
-    """A request with the constraints posted and those said, the part ``asked`` [catalogue.size], and what is told."""
+    """A request with the constraints posted and those said, the part ``asked`` [catalogue.size], and what is told.
+
+    ``allowed`` is the mask [catalogue.size] of those constraints where it had to be found out.
+    """
 
     joined: JoinedRequest
     asked: np.ndarray | None = None
+    allowed: np.ndarray | None = None
     understood: Understood | None = None
 
 
@@ -42,10 +46,13 @@ def heed(catalogue: Catalogue, pack: DomainPack, joined: JoinedRequest) -> Heede
         return Heeded(joined)
     posted = request.constraints
     wishes = [_filtering(wish, wish.filters and not _is_posted(wish, posted or Constraints(), pack)) for wish in wishes]
-    relaxed = False
+    relaxed, allowed = False, None
     if (said := limits(wishes, pack, vocabulary)) is not None:
         every = both(posted, said)
-        relaxed = not _any_allowed(catalogue, pack, every, joined) and _any_allowed(catalogue, pack, posted, joined)
+        allowed = allowed_rows(catalogue, pack, every, context, joined.event_time)
+        if not allowed.any():
+            allowed = allowed_rows(catalogue, pack, posted, context, joined.event_time)
+            relaxed = bool(allowed.any())
         if relaxed:
             wishes = [_filtering(wish, False) for wish in wishes]
         else:
@@ -54,14 +61,9 @@ def heed(catalogue: Catalogue, pack: DomainPack, joined: JoinedRequest) -> Heede
     return Heeded(
         joined,
         asked_part(catalogue, vocabulary, pack, wishes, context, joined.event_time),
+        allowed,
         Understood(wishes=wishes, phrase=phrase, relaxed=relaxed),
     )
-
-
-def _any_allowed(
-    catalogue: Catalogue, pack: DomainPack, constraints: Constraints | None, joined: JoinedRequest
-) -> bool:
-    return bool(allowed_rows(catalogue, pack, constraints, joined.context, joined.event_time).any())
 
 
 def _filtering(wish: Wish, filters: bool) -> Wish:

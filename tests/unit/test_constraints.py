@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from models.catalogue import Catalogue
-from models.constraints import allowed_rows, open_rows
+from models.constraints import MOST_MASKS, allowed_rows, open_rows
 from schemas.domains import pack_for
 from schemas.records import Constraints, Context, Item, Location
 
@@ -127,3 +127,25 @@ def test_an_empty_catalogue_allows_nothing():
     everything = Constraints(open_at="now", categories=["x"], exclude_items=["a"], attributes={"a": True})
     mask = allowed_rows(Catalogue(2), PACK, everything, Context(), int(datetime.now(UTC).timestamp()))
     assert mask.shape == (0,)
+
+
+def test_what_is_open_and_what_is_near_is_found_anew_when_an_item_changes(catalogue):
+    moment = at("2026-01-02T21:00", "UTC")
+    wanted = Constraints(open_at=moment, max_distance=1000)
+    context = Context(location=HERE)
+    assert allowed(catalogue, wanted, context=context) == set()
+    item = Item(domain="restaurant", name="new", hours=NIGHTS, location=HERE)
+    catalogue.put("new", item, np.array([1.0, 0.0]))
+    assert allowed(catalogue, wanted, context=context) == {"new"}
+    catalogue.put("new", msgspec.structs.replace(item, location=Location(lat=31.9, lon=121.47)), np.array([1.0, 0.0]))
+    assert allowed(catalogue, wanted, context=context) == set()
+    catalogue.remove("new")
+    catalogue.put("other", msgspec.structs.replace(item, hours=[[(540, 600)]] * 7), np.array([1.0, 0.0]))
+    assert allowed(catalogue, wanted, context=context) == set()
+    catalogue.remove("other")
+
+
+def test_masks_are_kept_for_a_bounded_number_of_minutes(catalogue):
+    for minute in range(200):
+        open_rows(catalogue, minute * 60_000, None)
+    assert len(catalogue.open_masks) <= MOST_MASKS
