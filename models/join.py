@@ -41,8 +41,11 @@ class GlobalState:
             return []
         numbers = self._signal_numbers(domain, ids)[within]
         weight = (self.signals.popularity(numbers, ALL_TIME_COLUMN) + 0.5) * np.exp(-metres[within] / scale_metres)
+        if len(weight) > MAX_NEAR:  # what is worse than enough others need not be sorted
+            good = weight >= np.partition(weight, -MAX_NEAR)[-MAX_NEAR]
+            within, weight = within[good], weight[good]
         best = np.argsort(-weight, kind="stable")[:MAX_NEAR]
-        return [ids[k] for k in within[best]]
+        return [ids[k] for k in within[best].tolist()]
 
     def _signal_numbers(self, domain: str, ids: list[str]) -> np.ndarray:
         known = len(self.signals)

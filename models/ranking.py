@@ -354,21 +354,23 @@ def _whys(
     origin = joined.context.location
     metres = catalogue.metres_from(origin)[rows].tolist() if origin else [np.nan] * len(rows)
     history = joined.history
-    chosen = ~np.isin(history.kind, (CLICK, DISMISSAL))
-    counts = np.bincount(np.array(history.item, np.int64)[chosen], minlength=len(joined.items))
-    counts[history.older_item] += np.array(history.older, np.int64)
-    visits_of = dict(zip(mentioned.tolist(), counts.tolist(), strict=True))
+    visits = [0] * len(joined.items)
+    for number, kind in zip(history.item, history.kind, strict=True):
+        visits[number] += kind not in {CLICK, DISMISSAL}
+    for number, count in zip(history.older_item, history.older, strict=True):
+        visits[number] += count
+    visits_of = dict(zip(mentioned.tolist(), visits, strict=True))
     whys = []
     for row, away, values, order in zip(
         rows.tolist(), metres, parts.tolist(), np.argsort(-parts, axis=1).tolist(), strict=True
     ):
-        item, visits = catalogue.items[row], visits_of.get(row, 0)
+        item, visited = catalogue.items[row], visits_of.get(row, 0)
         # Only what is true may be said: a place only clicked on, or one near the last stop, is nothing to name.
-        untold = {name for name, told in (("visited", visits > 0), ("near", origin is not None)) if not told}
+        untold = {name for name, told in (("visited", visited > 0), ("near", origin is not None)) if not told}
         strongest = [PARTS[k] for k in order if values[k] > 0.005 and PARTS[k] not in untold][:2]
         words = {
             "distance": f"{away / 1000:.1f} km" if away >= 950 else f"{away:.0f} m",
-            "visits": visits,
+            "visits": visited,
             "category": item.categories[0] if item and item.categories else "",
             "price": item.price if item else "",
         }

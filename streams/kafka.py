@@ -3,10 +3,10 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from aiokafka import ConsumerRecord, TopicPartition
+from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import CoordinatorLoadInProgressError, GroupCoordinatorNotAvailableError
 from aiokafka.partitioner import DefaultPartitioner
@@ -22,6 +22,7 @@ COORDINATOR_ATTEMPTS = 100  # 30 seconds
 
 REST_PER_WORK = 6.0  # reading and what follows take a seventh of a core, until there is more to do than that
 LONGEST_REST_SECONDS = 0.02
+READ_TIMEOUT_MS = 200  # after which a read without records returns
 
 
 def client_options(kafka: KafkaSettings) -> dict[str, Any]:
@@ -41,31 +42,44 @@ def client_options(kafka: KafkaSettings) -> dict[str, Any]:
     return options
 
 
-class Pace:
-    """Lets a reading loop rest between reads, in proportion to the work since the last rest.
+class Reading:
+    """Reads a consumer with a rest after each read, in proportion to the work since the last rest.
 
     Under load a consumer that reads again at once fetches nearly every record alone, which costs it and the broker more
     than the record itself; a fixed rest would be the longest part of an answer's way when there is little to do.
+
+    Nothing is fetched during a rest. Left to itself the consumer asks for more as soon as a read has emptied it, has
+    the next record or two from the broker before the rest has begun, and asks for all that came during the rest only
+    when it is over: every record would wait for two rests.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, consumer: AIOKafkaConsumer, most: int, hurry: asyncio.Event | None = None) -> None:
+        """``most`` records are returned at a time; a rest ends when ``hurry`` is set."""
+        self._consumer, self._most, self._hurry = consumer, most, hurry
         self._rested = time.thread_time()
+        self._to_rest = False
 
-    async def rest_after(
-        self,
-        batches: Mapping[TopicPartition, Sequence[ConsumerRecord]],
-        limit: int,
-        hurry: asyncio.Event | None = None,
-    ) -> None:
-        """Rest, unless the read brought nothing, or all it could, and no longer than until ``hurry`` is set."""
-        if 0 < sum(map(len, batches.values())) < limit:
-            seconds = min(REST_PER_WORK * (time.thread_time() - self._rested), LONGEST_REST_SECONDS)
-            if hurry is None:
-                await asyncio.sleep(seconds)
-            else:
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(hurry.wait(), seconds)
+    async def read(self) -> dict[TopicPartition, list[ConsumerRecord]]:
+        """Rest, unless the last read brought nothing, or all it could; return what there is then, maybe nothing."""
+        if self._to_rest:
+            await self._rest()
+            self._consumer.resume(*self._consumer.paused())
         self._rested = time.thread_time()
+        batches: dict[TopicPartition, list[ConsumerRecord]] = await self._consumer.getmany(
+            timeout_ms=READ_TIMEOUT_MS, max_records=self._most
+        )
+        self._to_rest = 0 < sum(map(len, batches.values())) < self._most
+        if self._to_rest:
+            self._consumer.pause(*self._consumer.assignment())
+        return batches
+
+    async def _rest(self) -> None:
+        seconds = min(REST_PER_WORK * (time.thread_time() - self._rested), LONGEST_REST_SECONDS)
+        if self._hurry is None:
+            await asyncio.sleep(seconds)
+        else:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._hurry.wait(), seconds)
 
 
 def full_name(kafka: KafkaSettings, topic: Topic) -> str:

@@ -27,7 +27,7 @@ WARM_UP_SECONDS = 30.0  # not counted: Java compiles a broker's hot code in its 
 LAST_ANSWERS_SECONDS = 60.0
 OVERLOAD_SECONDS = 20.0
 PLANNING_SECONDS = 5.0  # for the requests to be made, before the first is due
-LINGER_MS = 5  # of whoever posts, as is the default of Kafka 4; ends before the acknowledgement, from which we count
+LINGER_SECONDS = 0.005  # of whoever posts, as is the default of Kafka 4; ends before the acknowledgement, which counts
 Say = Callable[[str], None]
 
 
@@ -58,6 +58,28 @@ class Latency:
             for name, values in columns.items()
             if values
         }
+
+
+class Linger:
+    """What is posted within a few milliseconds leaves together, in one request, as from Kafka's own producer.
+
+    aiokafka's ``linger_ms`` is each partition's own: few records for many partitions leave in a request each.
+    """
+
+    def __init__(self) -> None:
+        self._end: asyncio.Event | None = None
+
+    async def wait(self) -> None:
+        """Wait until what is posted now may leave."""
+        if self._end is None:
+            self._end = asyncio.Event()
+            asyncio.get_running_loop().call_later(LINGER_SECONDS, self._leave)
+        await self._end.wait()
+
+    def _leave(self) -> None:
+        assert self._end is not None
+        self._end.set()
+        self._end = None
 
 
 async def measure_latency(
@@ -92,10 +114,9 @@ async def measure_latency(
 async def _run(bed: Testbed, rate: float, seconds: float, pids: dict[str, int]) -> Latency:
     """Let users ask at a mean rate, at random moments, and react to what they get."""
     latency = Latency(rate)
-    producer = AIOKafkaProducer(
-        **client_options(bed.settings.kafka), enable_idempotence=True, linger_ms=LINGER_MS, max_request_size=4 * MIB
-    )
+    producer = AIOKafkaProducer(**client_options(bed.settings.kafka), enable_idempotence=True, max_request_size=4 * MIB)
     await producer.start()
+    linger = Linger()
     posted: dict[str, float] = {}  # request id -> wall clock in milliseconds when it was acknowledged
     waiting: set[str] = set()  # counted requests without an answer
     none_waiting = asyncio.Event()
@@ -103,6 +124,7 @@ async def _run(bed: Testbed, rate: float, seconds: float, pids: dict[str, int]) 
     async def post(event: Event, record: Posting, after: "asyncio.Task[None] | None" = None) -> None:
         if after is not None:
             await after
+        await linger.wait()
         topic = full_name(bed.settings.kafka, record.topic)
         await producer.send_and_wait(topic, record.value, record.key, timestamp_ms=record.time_ms)
         if isinstance(event.record, Request):

@@ -48,7 +48,7 @@ from streams.inference.exploring import Exploring
 from streams.inference.rollout import EMBEDDINGS, Rollout
 from streams.inference.served_model import ServedModel
 from streams.inference.shadow import Answered, Shadowing
-from streams.kafka import Pace, client_options, committed_offsets, full_name
+from streams.kafka import Reading, client_options, committed_offsets, full_name
 from streams.privacy import load_pseudonyms, without_id
 from streams.process import closing_in_time, notify_ready
 from streams.settings import Settings
@@ -216,9 +216,9 @@ class InferenceApp:
     # -- the four steps ----------------------------------------------------------------------------------------------
 
     async def _read(self) -> None:
-        pace, limit = Pace(), self.settings.inference.max_batch_requests
+        reading = Reading(self._consumer, self.settings.inference.max_batch_requests)
         while True:
-            batches = await self._consumer.getmany(timeout_ms=200, max_records=limit)
+            batches = await reading.read()
             generation = self._generation
             await self._assigned.wait()  # records may come before it is known how far they have been answered
             for records in batches.values():
@@ -233,7 +233,6 @@ class InferenceApp:
                 _reached("tokenize", waiting)
                 self._in_flight += len(waiting)
                 await self._waiting.put(waiting)
-            await pace.rest_after(batches, limit)
 
     def _accept(self, record: ConsumerRecord) -> Waiting:
         """Return a request to answer, a dead letter, or, of a request answered already, an offset to be committed."""

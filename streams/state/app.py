@@ -50,7 +50,7 @@ from streams.acls import require_access
 from streams.deadletters import dead_letter, reason
 from streams.follower import Follower
 from streams.health import Position, Progress, serve
-from streams.kafka import Pace, client_options, committed_offsets, full_name
+from streams.kafka import Reading, client_options, committed_offsets, full_name
 from streams.privacy import load_pseudonyms, without_id
 from streams.process import closing_in_time, notify_ready
 from streams.settings import Settings
@@ -109,7 +109,7 @@ class StateApp:
         self._traces = StateTraces(spans, self.stage) if spans is not None else None
         self.barrier = Barrier(lambda partition: self._start.get(partition, 0))
         self._producer = AIOKafkaProducer(
-            **options, enable_idempotence=True, linger_ms=2, max_batch_size=256 * 1024, max_request_size=4 * MIB
+            **options, enable_idempotence=True, max_batch_size=256 * 1024, max_request_size=4 * MIB
         )
         self._reader = AIOKafkaConsumer(
             **options,
@@ -118,6 +118,7 @@ class StateApp:
         )
         self._start: dict[TopicPartition, int] = {}  # where reading began, per input partition
         self._assigned = asyncio.Event()
+        self._reading = asyncio.Lock()  # partitions are assigned between two reads: what one returns is of one owner
         self._handlers: dict[str, Callable[[ConsumerRecord], None]] = {}
         self._admin = AIOKafkaAdminClient(**options)
         self._probe = AIOKafkaConsumer(**options, isolation_level="read_committed")
@@ -208,11 +209,12 @@ class StateApp:
         self.faust.agent(channel, name=topic.name)(agent)
 
     async def _read_inputs(self) -> None:
-        pace = Pace()
+        reading = Reading(self._reader, MAX_READ, self.barrier.awaited)
         while True:
             await self._assigned.wait()
-            generation = self._generation
-            batches = await self._reader.getmany(timeout_ms=200, max_records=MAX_READ)
+            async with self._reading:
+                generation = self._generation
+                batches = await reading.read()
             for partition, records in batches.items():
                 metrics.records_read(partition.topic.removeprefix(self.kafka.prefix), len(records))
                 for record in records:
@@ -225,7 +227,6 @@ class StateApp:
                     read = batches.get(partition)
                     position = await self._reader.position(partition)
                     self.barrier.read(partition, read[-1].offset if read else None, position)
-            await pace.rest_after(batches, MAX_READ, self.barrier.awaited)
 
     def _applying(self, topic: Topic, handler: Handler) -> Callable[[ConsumerRecord], None]:
         if self._traces is not None:
@@ -436,9 +437,10 @@ class StateApp:
             for partition in inputs
         }
         if inputs:
-            self._reader.assign(inputs)
-            for partition, offset in self._start.items():
-                self._reader.seek(partition, offset)
+            async with self._reading:
+                self._reader.assign(inputs)
+                for partition, offset in self._start.items():
+                    self._reader.seek(partition, offset)
             self._assigned.set()
         notify_ready()
         self.progress.assigned()

@@ -5,7 +5,6 @@ import asyncio
 import pytest
 from aiokafka import TopicPartition
 
-from streams.kafka import Pace
 from streams.state.barrier import Barrier, Waitlist
 
 CONTEXT, FEEDBACK = TopicPartition("users.context", 0), TopicPartition("users.feedback", 0)
@@ -64,27 +63,6 @@ async def test_a_wait_that_is_given_up_is_nobodys():
     barrier = Barrier(lambda _: 0)
     assert not await barrier.wait({CONTEXT: 1}, 0.01)
     assert not barrier.awaited.is_set()
-
-
-async def test_who_waits_ends_the_readers_rest(monkeypatch):
-    monkeypatch.setattr("streams.kafka.LONGEST_REST_SECONDS", LONG)
-    monkeypatch.setattr("streams.kafka.REST_PER_WORK", 1e9)
-    pace, barrier, read = Pace(), Barrier(lambda _: 0), {CONTEXT: [object()]}
-    resting = asyncio.create_task(pace.rest_after(read, 10, barrier.awaited))
-    await settled()
-    assert not resting.done()
-    waiting = asyncio.create_task(barrier.wait({CONTEXT: 1}, LONG))
-    await asyncio.wait_for(resting, 5)
-    barrier.applied(CONTEXT, 0)
-    assert await asyncio.wait_for(waiting, 5)
-
-
-async def test_a_read_that_brought_nothing_or_all_it_could_needs_no_rest(monkeypatch):
-    monkeypatch.setattr("streams.kafka.LONGEST_REST_SECONDS", LONG)
-    monkeypatch.setattr("streams.kafka.REST_PER_WORK", 1e9)
-    pace = Pace()
-    for read in ({}, {CONTEXT: [object(), object()]}):
-        await asyncio.wait_for(pace.rest_after(read, 2), 5)
 
 
 async def test_the_grace_is_the_longest_wait():
