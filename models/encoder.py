@@ -33,6 +33,7 @@ TokenIds = NDArray[np.int64]
 _FORMAT = 1
 _VERSION_DIGITS = 16
 _TOKENS_PER_RUN = 512  # a larger run is no faster on a CPU and holds more memory
+_TOKENS_WORTH_A_THREAD = 128  # fewer are not split: on busy cores a second thread is waited for longer than it saves
 _CHARACTERS_PER_TOKEN = 32  # twice the longest piece of any vocabulary seen; more text than this is never looked at
 
 
@@ -197,9 +198,9 @@ def _plan_runs(lengths: Sequence[int], threads: int) -> list[list[int]]:
     """Split rows into runs of the model, longest first so that the threads finish together.
 
     A run holds rows of similar length within a budget of padded tokens, less than the whole where that leaves a thread
-    without work.
+    without work that is worth waking it.
     """
-    budget = min(_TOKENS_PER_RUN, -(-sum(lengths) // threads))
+    budget = min(_TOKENS_PER_RUN, max(-(-sum(lengths) // threads), _TOKENS_WORTH_A_THREAD))
     runs: list[list[int]] = []
     for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
         if not runs or (len(runs[-1]) + 1) * lengths[runs[-1][0]] > budget:

@@ -95,7 +95,8 @@ def for_training(joined: bytes, user: bytes, pseudonyms: Pseudonyms, *, text: bo
 
 def without_id(words: str, user: bytes, pseudonyms: Pseudonyms) -> str:
     """Return text with the user's pseudonym where it has the user's id, as ids that apps make up often do."""
-    if pseudonyms.keep_raw:
+    raw = user.decode(errors="replace")
+    if pseudonyms.keep_raw or raw not in words:  # a pattern for each user takes longer to compile than all the rest
         return words
-    raw = re.escape(user.decode(errors="replace"))
-    return re.sub(f"(?<![A-Za-z0-9]){raw}(?![A-Za-z0-9])", pseudonyms.of(user).decode(), words)[: max(200, len(words))]
+    pattern = f"(?<![A-Za-z0-9]){re.escape(raw)}(?![A-Za-z0-9])"
+    return re.sub(pattern, pseudonyms.of(user).decode(), words)[: max(200, len(words))]

@@ -52,7 +52,7 @@ class StateSettings(_Section):
     future_ms: int = Field(default=300_000, ge=0)  # how far a record's clock may run ahead of ours
     attribution_minutes: int = Field(default=60, ge=1)  # how long after a list an action can belong to it
     idle_days: int = Field(default=90, ge=1)  # of event time, after which a user's row is dropped
-    flush_ms: int = Field(default=100, ge=1, le=10_000)  # how often changed rows are written and offsets released
+    flush_ms: int = Field(default=300, ge=1, le=10_000)  # how often changed rows are written and offsets released
 
 
 class ExplorationSettings(_Section):

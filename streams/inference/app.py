@@ -1,7 +1,7 @@
 """The inference stage on Kafka.
 
 Four steps overlap, each batch going through them in order: read and tokenise, encode (ONNX Runtime, which releases the
-interpreter, two batches at a time), rank (one thread of each model, which alone touches its catalogue), publish. Which
+interpreter, two batches at a time), rank (few requests in the event loop, many in the model's thread), publish. Which
 model answers a request is settled when it is read (``rollout.py``), and stays so on its way. A recommendation is itself
 the proof that its request has been answered (``answered.py``). Offsets are committed behind it, now and then: they only
 shorten what a restarted process reads again.
@@ -59,7 +59,7 @@ log = structlog.get_logger(__name__)
 GROUP = "inference"
 FOLLOWED = (CATALOG_ITEMS, MODELS)  # of one partition each
 BATCHES_ENCODED_AT_ONCE = 2  # a core that is done with its half of one batch goes on with the next
-COMMIT_SECONDS = 0.2
+COMMIT_SECONDS = 1.0
 STOOD_STILL_SECONDS = 5.0  # the group waits 10 s for a heartbeat, and the last one may be 2 s old
 QUEUE_BATCHES = 4  # batches that may wait in memory; the rest waits in Kafka
 
@@ -298,7 +298,7 @@ class InferenceApp:
             _reached("encode", batch)
             answered = await asyncio.gather(
                 *(
-                    model.in_thread(partial(self._answer, model, entries, vectors, encoded_at))
+                    model.ranking(len(entries), partial(self._answer, model, entries, vectors, encoded_at))
                     for model, entries, vectors, encoded_at in encoded
                 )
             )

@@ -1,10 +1,16 @@
-"""A model that answers requests: its encoder, its catalogue, and the one thread that may touch the catalogue.
+"""A model that answers requests: its encoder, its catalogue, and who may touch the catalogue, one at a time.
+
+What touches it runs in the model's own thread. Only a short ranking runs where it is asked for: both threads need the
+interpreter for nearly all they do, and handing few requests over and back, with a fight for the interpreter between,
+cost more of a busy processor than ranking them.
 
 Nothing has to be closed: when the last request that was given to a model has its answer, nobody refers to the model any
 more, and its memory and threads go with it.
 """
 
 import asyncio
+import math
+import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +25,7 @@ from models.recommender import Answer, Recommender, Vectors, request_text
 from schemas.records import JoinedRequest
 
 T = TypeVar("T")
+SHORT_SECONDS = 0.02  # of ranking in the event loop, which leaves everything else waiting
 
 
 class ServedModel:
@@ -27,13 +34,16 @@ class ServedModel:
     Attributes:
         announced: the version in the model store; None: what the stage came with (``inference.model``).
         seconds_per_token: moving average of encoding, to tell beforehand who would be late.
+        seconds_per_list: likewise of ranking; infinite until the first has been timed.
 
     """
 
     def __init__(self, encoder: Encoder, recommender: Recommender, announced: str | None = None) -> None:
         self.encoder, self.recommender, self.announced = encoder, recommender, announced
         self.seconds_per_token = 0.0
+        self.seconds_per_list = math.inf
         self._last_encoded = 0.0
+        self._catalogue_in_use = threading.Lock()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="rank")
 
     @classmethod
@@ -56,7 +66,32 @@ class ServedModel:
 
     async def in_thread(self, function: Callable[[], T]) -> T:
         """Call what touches the catalogue."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, function)
+
+        def call() -> T:
+            with self._catalogue_in_use:
+                return function()
+
+        return await asyncio.get_running_loop().run_in_executor(self._thread, call)
+
+    async def ranking(self, requests: int, function: Callable[[], T]) -> T:
+        """Call what ranks for so many requests: here, if it is short and nobody else is at the catalogue."""
+
+        def timed() -> T:
+            started = time.perf_counter()
+            ranked = function()
+            self._note_ranking((time.perf_counter() - started) / max(requests, 1))
+            return ranked
+
+        if requests * self.seconds_per_list > SHORT_SECONDS or not self._catalogue_in_use.acquire(blocking=False):
+            return await self.in_thread(timed)
+        try:
+            return timed()
+        finally:
+            self._catalogue_in_use.release()
+
+    def _note_ranking(self, seconds: float) -> None:
+        known = self.seconds_per_list
+        self.seconds_per_list = seconds if math.isinf(known) else known + 0.2 * (seconds - known)
 
     def tokenize(self, joined: Sequence[JoinedRequest]) -> list[TokenIds | None]:
         """Return the tokens of each request's text; None of a request without one."""
