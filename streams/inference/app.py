@@ -116,6 +116,7 @@ class InferenceApp:
         self._comparisons: list[bytes] = []
         self._in_flight = 0  # requests read and not yet answered
         self._idle = asyncio.Condition()
+        self._drained = asyncio.Event()  # set when the last of what was read is answered: then reading need not rest
         self._generation = 0
         self._assigned = asyncio.Event()
         self._lost: asyncio.Future[None]  # ends with what a rebalance failed with
@@ -216,7 +217,7 @@ class InferenceApp:
     # -- the four steps ----------------------------------------------------------------------------------------------
 
     async def _read(self) -> None:
-        reading = Reading(self._consumer, self.settings.inference.max_batch_requests)
+        reading = Reading(self._consumer, self.settings.inference.max_batch_requests, self._drained)
         while True:
             batches = await reading.read()
             generation = self._generation
@@ -232,6 +233,7 @@ class InferenceApp:
                         entry.tokens = ids
                 _reached("tokenize", waiting)
                 self._in_flight += len(waiting)
+                self._drained.clear()
                 await self._waiting.put(waiting)
 
     def _accept(self, record: ConsumerRecord) -> Waiting:
@@ -376,6 +378,8 @@ class InferenceApp:
             async with self._idle:
                 self._in_flight -= len(batch)
                 self._idle.notify_all()
+                if not self._in_flight:
+                    self._drained.set()
 
     async def _send(self, batch: list[Waiting]) -> None:
         """Publish a batch in order and return when the broker has it."""
