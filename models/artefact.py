@@ -2,7 +2,7 @@
 
     model.json   what it is and what it was made from, with the size and sha256 of every other file; written last
     encoder/     an exported encoder, as ``models.encoder`` reads it
-    ranker/      a trained ranker, as ``models.ranker`` reads it; without one the starting weights rank
+    ranker/      a trained ranker, as ``models.ranker`` reads it; without one the starting weights alone rank
     weights/     safetensors of what was trained, for the next fine-tuning; serving does not need them
 
 A folder may come from anywhere. It is believed once ``read_model`` has seen that it holds exactly the files that its
@@ -34,6 +34,7 @@ MANIFEST = "model.json"
 ENCODER, RANKER, WEIGHTS = "encoder", "ranker", "weights"
 SUFFIXES = (".json", ".onnx", ".safetensors", ".txt")  # formats that hold data and no code
 SHIPPED, BASE = "shipped", "base"
+SHIPPED_RANKER = Path(__file__).parent / "shipped" / "ranker"
 
 MAX_MANIFEST_BYTES = 4 * 1024 * 1024
 _FORMAT: Literal[1] = 1
@@ -165,18 +166,21 @@ def load_recommender(
 ) -> tuple[Encoder, Recommender]:
     """Return a model ready to serve: "shipped", "base", or that of a folder, after checking the folder.
 
-    "shipped" is what comes with Tablecast, a student of the packaged language model that reads requests; "base" is that
-    language model alone. Both rank with the starting weights. ``name`` goes
-    before the version in every answer; by default the manifest's. ``cache`` replaces ``cache_folder()``.
+    "shipped" is what comes with Tablecast, a student of the packaged language model that reads requests and a ranker;
+    "base" is that language model alone, with the starting weights. ``name`` goes before the version in every answer; by
+    default the manifest's. ``cache`` replaces ``cache_folder()``.
 
     Raises:
         ArtefactError: the folder is not a model, or its parts are not what they should be.
 
     """
-    if model in {SHIPPED, BASE}:
-        load = load_shipped_encoder if model == SHIPPED else load_default_encoder
-        encoder = load(cache, threads=threads)
+    if model == BASE:
+        encoder = load_default_encoder(cache, threads=threads)
         return encoder, Recommender(encoder.dim, f"{name or 'tablecast'}@{encoder.version}")
+    if model == SHIPPED:
+        encoder, ranker = load_shipped_encoder(cache, threads=threads), Ranker.load(SHIPPED_RANKER)
+        version = hashlib.sha256(f"{encoder.version} {ranker.version}".encode()).hexdigest()[:16]
+        return encoder, Recommender(encoder.dim, f"{name or 'tablecast'}@{version}", ranker=ranker)
     folder = Path(model)
     manifest = read_model(folder)
     with _explained(folder):

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from models.features import NAMES, candidate_features
 from models.item_tables import ItemTables
 from models.ranker import Ranker, ranking_library
-from models.ranking import question, ranking_scene
+from models.ranking import before_trees, question
 from models.recommender import Recommender, Vectors, request_text, similarities
 from models.shown_lists import ShownList
 from models.wishes.heed import heed
@@ -60,7 +60,7 @@ class Compared(NamedTuple):
     """Candidates of one list beside each other, [n] each."""
 
     features: NDArray[np.float32]  # [n, len(NAMES)]
-    base: NDArray[np.float64]  # what the served score has besides the trees: text and wishes
+    base: NDArray[np.float64]  # what the served score has besides the trees
     label: NDArray[np.float64]  # 0 to 1
     weight: NDArray[np.float64]
     position: NDArray[np.int32]
@@ -93,7 +93,7 @@ def learn_correction(
     tables = ItemTables() if champion is None else champion.tables
     groups = [
         group
-        for group in compared(recommender, tables, [each for each in lists if each.acted], encode, progress)
+        for group in compared(recommender, tables, [each for each in lists if each.acted], encode, progress=progress)
         if group.label.any() and not group.label.all()
     ]
     if not groups:
@@ -102,7 +102,12 @@ def learn_correction(
         )
     # Without trees to begin at, as after a champion that had none, a correction is all there is.
     base = None if champion is None or base_trees == 0 else _first_trees(champion.trees, base_trees)
-    return Ranker(_fit(groups, base, correction), tables)
+    return Ranker(fit(groups, base, correction), tables, corrects_weights(recommender))
+
+
+def corrects_weights(recommender: Recommender) -> bool:
+    """Whether what is learned on top of a champion corrects the starting weights: if it was served by them."""
+    return recommender.ranker is None or recommender.ranker.corrects_weights
 
 
 def compared(
@@ -110,9 +115,11 @@ def compared(
     tables: ItemTables,
     lists: Sequence[ShownList],
     encode: Callable[[list[str]], Vectors],
+    *,
+    others: int = UNSHOWN,
     progress: Callable[[int, int], None] = lambda _done, _of: None,
 ) -> Iterator[Compared]:
-    """Yield the candidates of each list, by the input function that serving uses."""
+    """Yield what was shown of each list beside so many others, by the input function that serving uses."""
     catalogue, weights = recommender.catalogue, recommender.weights
     for number, shown_list in enumerate(lists, 1):
         joined = shown_list.request()
@@ -121,18 +128,20 @@ def compared(
         heeded = heed(catalogue, pack, joined)
         fit = similarities(catalogue, joined, catalogue.cosines(encode([text]))[0]) if text else None
         asking = question(catalogue, pack, heeded.joined, weights, fit, heeded.asked)
-        scene = ranking_scene(asking, weights, tables, joined.request.k)
+        scene, base = before_trees(
+            asking, weights, tables, joined.request.k, corrects_weights=corrects_weights(recommender)
+        )
         row_of = {row: place for place, row in enumerate(scene.rows.tolist())}
         shown = [(row_of.get(catalogue.row_of.get(each.item_id, -1), -1), each) for each in shown_list.shown]
         shown = [(place, each) for place, each in shown if place >= 0]  # an item may be gone since, or filtered now
         unshown = np.setdiff1d(np.arange(len(scene.rows)), [place for place, _ in shown])
         generator = np.random.default_rng(shown_list.key)
-        unshown = generator.choice(unshown, min(UNSHOWN, len(unshown)), replace=False)
+        unshown = generator.choice(unshown, min(others, len(unshown)), replace=False)
         places = np.concatenate([np.array([place for place, _ in shown], np.int64), np.sort(unshown)])
         last = max((each.position for _, each in shown), default=0) + 1
         yield Compared(
             candidate_features(scene)[places],
-            (asking.text + asking.asked)[scene.rows[places]],
+            base.sum(axis=1)[places],
             np.array([each.label for _, each in shown] + [0.0] * len(unshown)),
             np.array([min(1 / each.propensity, MOST_WEIGHT) for _, each in shown] + [1.0] * len(unshown)),
             np.minimum([each.position for _, each in shown] + [last] * len(unshown), POSITIONS).astype(np.int32),
@@ -147,7 +156,8 @@ def _first_trees(trees: "lightgbm.Booster", number: int | None) -> "lightgbm.Boo
     return first
 
 
-def _fit(groups: Sequence[Compared], base: "lightgbm.Booster | None", correction: Correction) -> "lightgbm.Booster":
+def fit(groups: Sequence[Compared], base: "lightgbm.Booster | None", correction: Correction) -> "lightgbm.Booster":
+    """Return the trees of ``base`` and those of a correction on top of them and of the rest of the score."""
     library = ranking_library()
     features, other, label, weight, position = (np.concatenate(column) for column in zip(*groups, strict=True))
 

@@ -28,6 +28,13 @@ MAX_DEPTH = 8  # of trees: exact reasons take time by its square
 TREES_FILE, NAMES_FILE = "ranker.txt", "ranker.json"
 
 
+class _Header(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What the file of names says: the features, in the order of the trees' inputs, and what the trees add to."""
+
+    features: tuple[str, ...]
+    corrects_weights: bool = False
+
+
 class RankerError(BadInputError):
     """A folder does not hold a ranker that this version can use; the message says why."""
 
@@ -38,6 +45,7 @@ class Ranker:
 
     trees: "lightgbm.Booster"
     tables: ItemTables
+    corrects_weights: bool = False  # whether trees come on top of all parts by the starting weights, or in their place
     version: str = "unsaved"  # content hash of its files, 16 hexadecimal digits
 
     def scores(self, features: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -59,7 +67,7 @@ class Ranker:
     def save(self, folder: Path) -> None:
         """Write the ranker into a folder."""
         self.trees.save_model(folder / TREES_FILE)
-        (folder / NAMES_FILE).write_bytes(msgspec.json.encode({"features": NAMES}))
+        (folder / NAMES_FILE).write_bytes(msgspec.json.encode(_Header(NAMES, self.corrects_weights)))
         self.tables.save(folder)
 
     @classmethod
@@ -72,17 +80,17 @@ class Ranker:
         """
         library = ranking_library()
         try:
-            written = msgspec.json.decode((folder / NAMES_FILE).read_bytes(), type=dict[str, list[str]])
+            header = msgspec.json.decode((folder / NAMES_FILE).read_bytes(), type=_Header)
             trees = library.Booster(model_file=folder / TREES_FILE)
             tables = ItemTables.load(folder)
         except (OSError, ValueError, KeyError, SafetensorError, library.basic.LightGBMError) as error:
             raise RankerError(f"{folder} holds no ranker that can be read: {error}") from error
-        if tuple(written.get("features", ())) != NAMES:
+        if header.features != NAMES:
             raise RankerError(f"{folder} was trained on other features than this version has: train it anew")
         digest = hashlib.sha256()
         for file in sorted(folder.iterdir()):
             digest.update(file.read_bytes())
-        return cls(trees, tables, digest.hexdigest()[:16])
+        return cls(trees, tables, header.corrects_weights, digest.hexdigest()[:16])
 
 
 @dataclass(frozen=True)

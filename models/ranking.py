@@ -145,15 +145,13 @@ def rank(
         return []
     asking = question(catalogue, pack, joined, weights, cosines, asked, allowed)
     if ranker is None:
-        rows, parts = _starting_parts(asking, weights)
+        rows = _starting_candidates(asking, weights)
+        parts = starting_parts(asking, weights, rows)
         scores = parts.sum(axis=1)
     else:
-        scene = ranking_scene(asking, weights, ranker.tables, request.k)
+        scene, base = before_trees(asking, weights, ranker.tables, request.k, corrects_weights=ranker.corrects_weights)
         rows, features = scene.rows, candidate_features(scene)
-        base = np.zeros((len(rows), len(PARTS)))
-        base[:, TEXT], base[:, ASKED] = asking.text[rows], asking.asked[rows]
-        state = ranker.scores(features) + (0.0 if asking.said else first_choice_part(scene))
-        scores = np.round(state + base.sum(axis=1), 6)
+        scores = np.round(ranker.scores(features) + base.sum(axis=1), 6)
     order = np.lexsort((catalogue.tie_break[rows], -scores))[: request.k]
     if not request.explain:
         return [RecommendedItem(item_id=catalogue.item_ids[rows[k]], score=float(scores[k])) for k in order]
@@ -175,7 +173,27 @@ def rank(
     ]
 
 
-def first_choice_part(scene: Scene) -> np.ndarray:
+def before_trees(
+    asking: Question, weights: Weights, tables: ItemTables, k: int, *, corrects_weights: bool
+) -> tuple[Scene, np.ndarray]:
+    """Return what a ranker's trees look at, and the parts [candidates, len(PARTS)] of the score that they add to."""
+    if corrects_weights:
+        rows = _starting_candidates(asking, weights)
+        rows = rows[np.argsort(asking.catalogue.tie_break[rows])]
+        scene = scene_of(
+            asking.catalogue, asking.pack, tables, asking.joined, asking.history, asking.mentioned, rows,
+            {}, np.zeros(asking.catalogue.size),
+        )  # fmt: skip
+        return scene, starting_parts(asking, weights, rows)
+    scene = ranking_scene(asking, weights, tables, k)
+    parts = np.zeros((len(scene.rows), len(PARTS)))
+    parts[:, TEXT], parts[:, ASKED] = asking.text[scene.rows], asking.asked[scene.rows]
+    if not asking.said:
+        parts[:, LEARNED] = _first_choice_part(scene)
+    return scene, parts
+
+
+def _first_choice_part(scene: Scene) -> np.ndarray:
     """Return what being a likely or an unlikely first choice is worth [candidates]; 0 for what is not new to the user.
 
     Trees that learn from lists, in which most answers are old ones, say too little of what is new.
@@ -203,22 +221,28 @@ def ranking_scene(asking: Question, weights: Weights, tables: ItemTables, k: int
     return scene_of(catalogue, pack, tables, joined, history, mentioned, rows, terms, first)
 
 
-def _starting_parts(asking: Question, weights: Weights) -> tuple[np.ndarray, np.ndarray]:
-    """Return candidates, as catalogue rows [n], and the parts of their scores [n, len(PARTS)] by hand-set weights."""
+def _starting_candidates(asking: Question, weights: Weights) -> np.ndarray:
+    """Return the candidates of the hand-set weights, as catalogue rows [n]."""
+    catalogue, mentioned = asking.catalogue, asking.mentioned
+    known = mentioned[(mentioned >= 0) & asking.allowed[mentioned]]
+    base = asking.text + asking.asked + _near_part(asking, weights)
+    return _candidates(catalogue, base, asking.allowed, known, max(2 * asking.joined.request.k, OTHERS))
+
+
+def starting_parts(asking: Question, weights: Weights, rows: np.ndarray) -> np.ndarray:
+    """Return the parts [n, len(PARTS)] of the scores of catalogue rows [n] by hand-set weights."""
     catalogue, joined, mentioned = asking.catalogue, asking.joined, asking.mentioned
-    near = _near_part(asking, weights)
-    known = np.flatnonzero((mentioned >= 0) & asking.allowed[mentioned])
-    base = asking.text + asking.asked + near
-    rows = _candidates(catalogue, base, asking.allowed, mentioned[known], max(2 * joined.request.k, OTHERS))
     parts = np.zeros((len(rows), len(PARTS)))
-    parts[:, TEXT], parts[:, ASKED], parts[:, NEAR] = asking.text[rows], asking.asked[rows], near[rows]
-    behaviour = _behaviour_parts(joined, asking.history, asking.last, weights)
-    position = np.empty(catalogue.size, np.int64)
+    parts[:, TEXT], parts[:, ASKED] = asking.text[rows], asking.asked[rows]
+    parts[:, NEAR] = _near_part(asking, weights)[rows]
+    position = np.full(catalogue.size + 1, -1, np.int64)  # the last for items that are gone
     position[rows] = np.arange(len(rows))
+    known = np.flatnonzero(position[mentioned] >= 0)
+    behaviour = _behaviour_parts(joined, asking.history, asking.last, weights)
     behaviour[known, POPULAR] *= 1 + weights.popular_near * asking.pull[mentioned[known]]
     parts[position[mentioned[known]]] += behaviour[known]
     parts[:, TASTE] = weights.taste * _taste(catalogue, mentioned, asking.history)[catalogue.category[rows]].sum(axis=1)
-    return rows, np.round(parts, 6)
+    return np.round(parts, 6)
 
 
 def _near_part(asking: Question, weights: Weights) -> np.ndarray:

@@ -16,6 +16,7 @@ from models.artefact import (
     BASE,
     ENCODER,
     SHIPPED,
+    SHIPPED_RANKER,
     WEIGHTS,
     ModelManifest,
     load_recommender,
@@ -94,7 +95,7 @@ def starting_model(folder: Path, model: str, name: str) -> Path:
     load = load_shipped_encoder if model == SHIPPED else load_default_encoder
     load().close()  # exports it if that has never been done
     encoder = shipped_encoder_folder() if model == SHIPPED else default_encoder_folder()
-    write_model(folder, name=name, base=PACKAGED, encoder=encoder)
+    write_model(folder, name=name, base=PACKAGED, encoder=encoder, ranker=SHIPPED_RANKER if model == SHIPPED else None)
     return folder
 
 

@@ -16,7 +16,7 @@ from typing import Literal, TypeVar
 import numpy as np
 from aiokafka import AIOKafkaConsumer, ConsumerRecord
 
-from models.artefact import write_model
+from models.artefact import SHIPPED_RANKER, write_model
 from models.export import load_shipped_encoder, shipped_encoder_folder
 from models.features import NAMES
 from models.item_tables import ItemTables
@@ -224,7 +224,8 @@ def healthy_model(folder: Path) -> Path:
     note = folder.with_name(f"{folder.name}-note")
     note.mkdir()
     (note / "note.json").write_text(json.dumps({"made": "for tablecast bench rollback"}))
-    write_model(folder, name="tablecast", base="shipped", encoder=shipped_encoder_folder(), weights=note)
+    encoder = shipped_encoder_folder()
+    write_model(folder, name="tablecast", base="shipped", encoder=encoder, ranker=SHIPPED_RANKER, weights=note)
     return folder
 
 

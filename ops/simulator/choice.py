@@ -97,9 +97,14 @@ def click_probabilities(
 ) -> list[float]:
     """Return the exact click probability of each item of a list that starts at a position."""
     return [
-        examination(position) * _logistic(value - CLICK_OFFSET)
-        for position, value in enumerate(_utilities(world, moment, item_ids), start=first_position)
+        examination(position) * attraction
+        for position, attraction in enumerate(attractions(world, moment, item_ids), start=first_position)
     ]
+
+
+def attractions(world: World, moment: Moment, item_ids: Sequence[str]) -> list[float]:
+    """Return the exact probability that each item is clicked if it is looked at."""
+    return [_logistic(value - CLICK_OFFSET) for value in _utilities(world, moment, item_ids)]
 
 
 def _utilities(world: World, moment: Moment, item_ids: Sequence[str]) -> list[float]:

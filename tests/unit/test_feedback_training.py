@@ -1,5 +1,7 @@
 """The ranker learns from what was chosen, forgets nothing of its base, and gives its reasons exactly."""
 
+import dataclasses
+
 import msgspec
 import numpy as np
 import pytest
@@ -152,3 +154,20 @@ def test_nothing_chosen_is_nothing_to_learn():
     unacted = [each for each in lists(60) if not each.acted]
     with pytest.raises(NothingToLearnError, match=f"none of {len(unacted)} lists"):
         learned(unacted)
+
+
+def test_a_correction_of_a_champion_without_a_ranker_comes_on_top_of_the_weights_that_served(tmp_path):
+    """Trees that say nearly nothing leave the lists, and what is written down says what the trees add to."""
+    silent = learned(lists(300), correction=Correction(trees=1, learning_rate=1e-9, smallest_leaf=20))
+    loaded = written(silent, tmp_path / "ranker")
+    assert loaded.corrects_weights
+    (weighed,), (corrected,) = (recommender(ranker).recommend([joined_request(1)], [None]) for ranker in (None, loaded))
+    assert [item.item_id for item in corrected] == [item.item_id for item in weighed]
+    for one, other in zip(weighed, corrected, strict=True):
+        assert other.score == pytest.approx(one.score, abs=1e-5)
+        assert other.reasons["near"] == pytest.approx(one.reasons["near"], abs=1e-5)
+
+
+def test_a_correction_of_a_whole_ranker_comes_on_top_of_words_alone(ranker):
+    whole = dataclasses.replace(ranker, corrects_weights=False)
+    assert not learned(lists(100, seed=3), champion=whole, base_trees=whole.trees.num_trees()).corrects_weights
