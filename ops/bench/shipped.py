@@ -3,7 +3,7 @@
     python -m ops.bench.shipped --seed 1 --seed 2
 
 The people of a simulated city that the ranker has not seen ask both the same, with the same state; what a list is worth
-is not counted but known: the sum of the simulator's exact click probabilities. models/DISTILLATION.md has the figures.
+is not counted but known: the sum of the simulator's exact click probabilities. models/SHIPPED.md has the figures.
 """
 
 import json
