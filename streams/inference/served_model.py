@@ -52,11 +52,12 @@ class ServedModel:
         return cls(*load_recommender(model, threads=threads, name=name), announced)
 
     def with_ranker_of(self, folder: Path, *, name: str, announced: str) -> "ServedModel":
-        """Return a model of this one's encoder and catalogue, and so of its thread, and the ranker of another."""
+        """Return a model of this one's encoder and catalogue, and so of its turns at it, and the ranker of another."""
         recommender = Recommender(self.encoder.dim, f"{name}@{announced}", ranker=load_ranker(folder))
         recommender.catalogue = self.recommender.catalogue
         model = ServedModel(self.encoder, recommender, announced)
-        model.seconds_per_token, model._thread = self.seconds_per_token, self._thread
+        model.seconds_per_token = self.seconds_per_token
+        model._thread, model._catalogue_in_use = self._thread, self._catalogue_in_use
         return model
 
     @property

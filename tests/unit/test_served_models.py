@@ -111,6 +111,14 @@ async def test_a_model_with_the_same_encoder_shares_catalogue_and_embeddings(fol
     assert items(new) == items(old) == {name: item.name for name, item in feed.items.items()}
     one, other = await old.in_thread(lambda: (old.answer_alone(asked())[0], new.answer_alone(asked())[0]))
     assert one == other
+    new.seconds_per_list = 0.0
+    here = threading.get_ident()
+    assert await new.ranking(1, threading.get_ident) == here
+    with old._catalogue_in_use:
+        elsewhere = asyncio.create_task(new.ranking(1, threading.get_ident))
+        await asyncio.sleep(0)
+        assert not elsewhere.done(), "the catalogue is in use by the other model"
+    assert await asyncio.wait_for(elsewhere, 10) != here
 
     feed.leave(old)
     await feed.on_records([record(21, "i3", None)])
