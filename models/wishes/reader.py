@@ -19,6 +19,7 @@ from schemas.domains import DomainPack
 from schemas.records import Constraints, Wish
 
 MAX_WISHES, MAX_VALUES = 50, 100
+MAX_WORDS = 4_000  # characters, as a wish carries them; between two words there may be more
 _TENDENCIES = {"cheap", "dear", "well_rated"}
 
 
@@ -74,7 +75,7 @@ def read_wishes(
     for mention in mentions:
         if mention.tag in _TENDENCIES and goals.elsewhere(mention.start, mention.end):
             continue
-        words = text[mention.start : mention.end]
+        words = text[mention.start : mention.end][:MAX_WORDS]
         found += [Found(mention.start, wish) for wish in _meant(mention, words, vocabulary, book.meanings, kinds)]
     return _settled(found, goals)
 

@@ -11,6 +11,7 @@ from schemas.domains import WishWords
 from schemas.records import Item
 
 MAX_TOKENS = 16  # of a term; what is longer is prose
+MAX_LENGTH = 200  # characters of a term, as a wish carries it; compatibility forms can be longer than a label
 MAX_TERMS = 500  # of an item
 _END = ""  # marks in a trie that a term ends here
 _SCRIPTS = re.compile(rf"[{CHINESE}]+|[^{CHINESE}]+")
@@ -165,6 +166,7 @@ def _term(words: str, use: Use) -> Iterable[tuple[tuple[str, ...], Use]]:
     tokens = term(words)
     if (
         0 < len(tokens) <= MAX_TOKENS
+        and len(spelled(tokens)) <= MAX_LENGTH
         and any(token.replace("'", "").isalpha() for token in tokens)
         and spelled(tokens) not in _EMPTY
     ):

@@ -29,6 +29,7 @@ from schemas.records import (
     Recommendation,
     Request,
     Source,
+    Understood,
     Wish,
 )
 
@@ -655,6 +656,22 @@ def test_any_text_is_read_in_time_and_what_is_read_is_within_the_contract(catalo
     assert time.process_time() - started < 1.0
     if heeded.joined.request.constraints is not None:
         msgspec.convert(msgspec.to_builtins(heeded.joined.request.constraints), Constraints)
+
+
+@pytest.mark.parametrize(
+    ("items", "text", "found"),
+    [
+        ({"long": {"name": "N", "categories": ["ﬃ" * 200]}}, "ﬃ" * 200, False),
+        ({"long": {"name": "N", "attributes": {"dish": "x" * 3_000}}}, "x" * 3_000, False),
+        ({"pot": {"name": "N", "categories": ["hot pot"]}}, f"hot{'…' * 2_000}pot", True),
+    ],
+    ids=["compatibility forms", "a long value", "far apart"],
+)
+def test_what_is_understood_fits_into_an_answer(items, text, found):
+    understood = heed(catalogue_of(items), PACK, joined(text)).understood
+    assert (understood is not None) == found
+    if understood is not None:
+        assert msgspec.convert(msgspec.to_builtins(understood), Understood) == understood
 
 
 def test_time_zones_and_moments_at_the_end_of_time_do_no_harm(catalogue):
