@@ -17,7 +17,7 @@ from typing import Literal
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaConnectionError, KafkaError
 from packaging.requirements import Requirement
 
 from models.artefact import BASE, SHIPPED, read_model
@@ -30,6 +30,7 @@ from schemas.topics import REQUESTS_JOINED, USERS_CONTEXT, USERS_FEEDBACK, USERS
 from streams.inference.app import GROUP as INFERENCE
 from streams.kafka import client_options, committed_offsets, full_name
 from streams.model_roles import read_roles
+from streams.refusals import unreachable
 from streams.settings import Settings
 from streams.state.changelogs import APPLICATION, CHANGELOGS
 from streams.topic_admin import Plan, apply_topics
@@ -77,7 +78,8 @@ async def examine(settings: Settings) -> list[Finding]:
                 findings += await _stage(settings, admin, consumer, name)
             findings += await announced_model(settings)
     except (KafkaError, TimeoutError, OSError, ExplainedError) as error:
-        why = str(error) or type(error).__name__
+        lost = isinstance(error, KafkaConnectionError)
+        why = await unreachable(settings.kafka) if lost else str(error) or type(error).__name__
         fix = "start it, or set kafka.bootstrap and the security settings of [kafka] to what the cluster has"
         findings.append(Finding("broker", "wrong", f"can't be asked: {why}", fix))
     return findings

@@ -1,6 +1,7 @@
 """From errors that a person can put right to one sentence and an exit code."""
 
 import asyncio
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -22,13 +23,16 @@ def explained() -> Iterator[None]:
         yield
     except KafkaError as error:
         kafka = load_settings().kafka
-        sentence = denied(kafka, error)
+        sentence, code = denied(kafka, error), ExplainedError.exit_code
         if sentence is None and isinstance(error, KafkaConnectionError | NodeNotReadyError):
             sentence = asyncio.run(unreachable(kafka)) if kafka.bootstrap else f"Kafka can't be reached ({error})"
+            code = BadInputError.exit_code
         if sentence is None:
             raise
+        for clients in ("aiokafka", "asyncio"):  # what those that are given up say of themselves would hide it
+            logging.getLogger(clients).setLevel(logging.CRITICAL)
         typer.echo(sentence, err=True)
-        raise typer.Exit(ExplainedError.exit_code) from error
+        raise typer.Exit(code) from error
     except ExplainedError as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(error.exit_code) from error

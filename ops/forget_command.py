@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import time
 import uuid
 from collections.abc import AsyncIterator
@@ -94,6 +95,7 @@ def forget(
         decode_key(user.encode())
         decode(Erasure, encode(Erasure(request_id="e", reason=reason)))
         settings = connected(load_settings())
+        logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # what goes wrong is said once, in our own sentence
         with Terminal(stderr=True).status("waiting for the state stage to carry the erasure out"):
             receipt = asyncio.run(erase(settings, user.encode(), reason, wait))
     if as_json:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import time
 import uuid
 from typing import TYPE_CHECKING, Annotated
@@ -64,7 +65,6 @@ def request(
         if why and not text.strip():
             raise BadInputError("--why says which words moved a score: give some")
         pack_for(domain)
-        settings = connected(load_settings())
         constraints = Constraints(
             price_max=max_price,
             max_distance=max_distance,
@@ -80,6 +80,8 @@ def request(
             context=Context(location=_location(near), weather=weather, company=company),
         )
         decode(Request, encode(asked))  # the contract's own limits, before anything is posted
+        settings = connected(load_settings())
+        logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # what goes wrong is said once, in our own sentence
         answer, milliseconds = asyncio.run(_ask(settings, user, asked, timeout))
         words = _words(settings, asked, answer) if why and answer.items else None
     if as_json:

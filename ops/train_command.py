@@ -57,16 +57,16 @@ def train(
 
     Example: tablecast train data/fsq-nyc --out models/nyc --only ranker
     """
-    from models.model_training import train_model
-
     with explained():
         configure_logs("train", "warning")
         check_new(out)
         if report is not None:
             _check_folder(report)
-        chosen = _chosen(settings, strategy, base, seed)
         data = read_dataset(directory)
         pack = pack_for(data.meta.domain)
+        from models.model_training import train_model  # takes seconds, which what is wrong above need not wait for
+
+        chosen = _chosen(settings, strategy, base, seed)
         started = time.perf_counter()
         with bars() as tell:
             trained = train_model(

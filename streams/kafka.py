@@ -8,6 +8,7 @@ from typing import Any
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.conn import collect_hosts
 from aiokafka.errors import CoordinatorLoadInProgressError, GroupCoordinatorNotAvailableError
 from aiokafka.partitioner import DefaultPartitioner
 from aiokafka.structs import OffsetAndMetadata
@@ -29,17 +30,27 @@ def client_options(kafka: KafkaSettings) -> dict[str, Any]:
     """Return the connection arguments that all aiokafka clients take.
 
     Raises:
-        BadInputError: no bootstrap server is set, or a credential or certificate is missing or can't be read.
+        BadInputError: no bootstrap server is set, or one that is none, or a credential or certificate is missing or
+            can't be read.
 
     """
     if kafka.bootstrap is None:
         raise BadInputError("no Kafka cluster: set TABLECAST_KAFKA__BOOTSTRAP=host:port, or run `tablecast up`")
+    if not _names_servers(kafka.bootstrap):
+        raise BadInputError(f"kafka.bootstrap is {kafka.bootstrap!r}: write host:port, and a comma between several")
     options: dict[str, Any] = {"bootstrap_servers": kafka.bootstrap, "security_protocol": kafka.security_protocol}
     if kafka.security_protocol.endswith("SSL"):
         options["ssl_context"] = tls_context(kafka)
     if kafka.security_protocol.startswith("SASL"):
         options |= sasl_options(kafka)
     return options
+
+
+def _names_servers(bootstrap: str) -> bool:
+    try:
+        return all(host and 0 < port < 65536 for host, port, _ in collect_hosts(bootstrap))
+    except ValueError:
+        return False
 
 
 class Reading:

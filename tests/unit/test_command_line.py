@@ -1,5 +1,6 @@
 """The command line as a whole; what each command does is tested beside what it is about."""
 
+import os
 import subprocess
 import sys
 
@@ -42,6 +43,25 @@ def test_a_file_that_cannot_be_written_is_one_sentence_and_exit_code_2(tmp_path,
 def test_a_fault_of_the_program_keeps_its_traceback():
     with pytest.raises(OSError, match="no file is named"), explained():
         raise OSError("no file is named")
+
+
+@pytest.mark.parametrize("command", [["request", "sushi"], ["topics", "list"], ["forget", "ann"]], ids=" ".join)
+def test_a_cluster_that_is_not_there_is_one_sentence_and_exit_code_2(tmp_path, command):
+    settings = {"TABLECAST_KAFKA__BOOTSTRAP": "127.0.0.1:1", "TABLECAST_DATA_DIR": str(tmp_path)}
+    told = subprocess.run(
+        [sys.executable, "-m", "ops", *command], env=os.environ | settings, capture_output=True, text=True, check=False
+    )
+    assert told.returncode == 2
+    assert "Kafka can't be reached: 127.0.0.1:1 does not listen" in told.stderr
+    assert told.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("bootstrap", ["host:port", "host:99999", "host:0", ":9092", "a:1,", "[::1"])
+def test_a_cluster_that_has_no_address_is_one_sentence_and_exit_code_2(monkeypatch, bootstrap):
+    monkeypatch.setenv("TABLECAST_KAFKA__BOOTSTRAP", bootstrap)
+    told = CliRunner().invoke(app, ["topics", "list"])
+    assert told.exit_code == 2
+    assert f"kafka.bootstrap is {bootstrap!r}: write host:port" in told.stderr
 
 
 @pytest.mark.parametrize("page", ["", "gone/page.html"])
