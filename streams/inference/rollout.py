@@ -199,7 +199,9 @@ class Rollout:
         # Not of a shadow: what it does must not stand in the way of the thread that answers.
         if wanted is not None and wanted.role != "shadow" and champion.encoder.version == _encoder_of(source):
             await _load_ahead(source)
-            model = await asyncio.to_thread(champion.with_ranker_of, source, name=self._name, announced=wanted.version)
+            model = await asyncio.to_thread(
+                champion.with_ranker_of, Path(source), name=self._name, announced=wanted.version
+            )
         else:
             texts = await asyncio.to_thread(self._feed.texts, list(self._feed.items.values()))
             await _load_ahead(source, texts)
