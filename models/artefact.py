@@ -178,9 +178,9 @@ def load_recommender(
         encoder = load_default_encoder(cache, threads=threads)
         return encoder, Recommender(encoder.dim, f"{name or 'tablecast'}@{encoder.version}")
     if model == SHIPPED:
-        encoder, ranker = load_shipped_encoder(cache, threads=threads), Ranker.load(SHIPPED_RANKER)
-        version = hashlib.sha256(f"{encoder.version} {ranker.version}".encode()).hexdigest()[:16]
-        return encoder, Recommender(encoder.dim, f"{name or 'tablecast'}@{version}", ranker=ranker)
+        encoder, shipped = load_shipped_encoder(cache, threads=threads), Ranker.load(SHIPPED_RANKER)
+        version = hashlib.sha256(f"{encoder.version} {shipped.version}".encode()).hexdigest()[:16]
+        return encoder, Recommender(encoder.dim, f"{name or 'tablecast'}@{version}", ranker=shipped)
     folder = Path(model)
     manifest = read_model(folder)
     with _explained(folder):
