@@ -9,6 +9,7 @@ added to its pane, and a pane that leaves a window is subtracted once, so that r
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
+from itertools import repeat
 
 import msgspec
 import numpy as np
@@ -117,7 +118,8 @@ class ItemSignals:
 
     def numbers(self, domain: str, item_ids: Sequence[str]) -> np.ndarray:
         """Return the numbers [n] of items; -1 for one that nobody has chosen."""
-        return np.array([self._numbers.get((domain, item_id), -1) for item_id in item_ids], np.int64)
+        names = zip(repeat(domain), item_ids, strict=False)
+        return np.fromiter(map(self._numbers.get, names, repeat(-1)), np.int64, len(item_ids))
 
     def popularity(self, numbers: np.ndarray, column: int | slice = slice(None)) -> np.ndarray:
         """Return the counts [len(numbers), COLUMNS] of items by number, or one column; -1 is an unknown item."""
