@@ -21,7 +21,7 @@ from schemas.codec import encode
 from schemas.records import Context, Item, JoinedRequest, Request, Source
 from streams.inference.catalogue_feed import CatalogueFeed
 from streams.inference.rollout import Serving
-from streams.inference.served_model import SHORT_SECONDS, ServedModel
+from streams.inference.served_model import ServedModel
 from streams.inference.shadow import compare
 
 
@@ -234,44 +234,3 @@ def test_what_has_the_same_content_is_in_memory_once_while_it_is_used(folders):
     del first, second
     gc.collect()
     assert used() is None
-
-
-async def ranked_in(model, requests):
-    return await model.ranking(requests, threading.get_ident)
-
-
-async def test_few_requests_are_ranked_where_they_are_and_many_in_the_models_thread(folders):
-    model, here = load(folders[0]), threading.get_ident()
-    assert await ranked_in(model, 1) != here  # nobody knows yet how long it takes
-    model.seconds_per_list = SHORT_SECONDS / 4
-    assert await ranked_in(model, 2) == here
-    model.seconds_per_list = SHORT_SECONDS / 4
-    assert await ranked_in(model, 5) != here
-
-
-async def test_nobody_ranks_while_the_catalogue_changes(folders):
-    model = load(folders[0])
-    model.seconds_per_list = 0.0
-    begun, go_on, done = threading.Event(), threading.Event(), []
-
-    def change():
-        begun.set()
-        go_on.wait(10)
-        done.append("change")
-
-    changing = asyncio.create_task(model.in_thread(change))
-    await asyncio.to_thread(begun.wait, 10)
-    ranking = asyncio.create_task(model.ranking(1, lambda: done.append("rank")))
-    await asyncio.sleep(0)
-    assert not done
-    go_on.set()
-    await asyncio.wait_for(asyncio.gather(changing, ranking), 10)
-    assert done == ["change", "rank"]
-
-
-async def test_a_ranking_that_fails_leaves_the_catalogue_to_others(folders):
-    model = load(folders[0])
-    model.seconds_per_list = 0.0
-    with pytest.raises(ZeroDivisionError):
-        await model.ranking(1, lambda: 1 // 0)
-    assert await asyncio.wait_for(model.in_thread(lambda: "free"), 10) == "free"
