@@ -2,8 +2,9 @@
 
 What the state mentions is the user's own items, what follows the last one, what is popular near it and everywhere. Of
 all other items those come in that are likeliest to be chosen for the first time. How likely each is, is a conditional
-logit (McFadden, 1974): a weighted sum of the logarithms of what several sources say about every row of the catalogue,
-with weights that the model has learned. A further model of what comes next is one more term.
+logit (McFadden, 1974): a weighted sum of the logarithms of what several sources say about every row of the catalogue.
+The model has learned the weights, and how they change with the moment: a minute after the last choice it counts more
+to be near it than a day after. A further model of what comes next is one more term.
 """
 
 import numpy as np
@@ -25,7 +26,7 @@ RECENT, RECENT_FADE = 10, 0.8  # choices that say what the user is after now, an
 LATELY = 30  # choices after which an old one counts a third
 CLOSE = 1 / 30  # of the domain's near distance: closer than that makes no difference
 UNHEARD = 0.02  # of the strongest link to other items, that an item without any is granted
-MONTH = POPULARITY_WINDOWS_HOURS.index(24 * 28)
+DAY, MONTH = (POPULARITY_WINDOWS_HOURS.index(hours) for hours in (24, 24 * 28))
 
 
 def first_choice_terms(
@@ -49,6 +50,7 @@ def first_choice_terms(
         terms["beside"] = _strength(tables.besides(numbers, worth))[item]
         latest = slice(-RECENT, None)
         terms["after"] = _strength(tables.afters(recent[latest], (history.worth * RECENT_FADE**back)[latest]))[item]
+        terms["after_last"] = _strength(tables.afters(recent[-1:], np.ones(1)))[item]
         profile = tables.profile(recent)
         if profile is not None:
             terms["alike"] = _strength(np.maximum(tables.factors @ profile, 0.0))[item]
@@ -58,27 +60,29 @@ def first_choice_terms(
     if (joined.context.location or origin >= 0) and np.isfinite(here).all():
         terms["near"] = -_log_distances(catalogue, here, pack.near_metres)
     if (own >= 0).any():
-        terms |= _kinds(tables, placed, own, history, origin, category)
-        around = _around(catalogue, own[own >= 0], pack.near_metres / 2)
-        if around is not None:
-            terms["around"] = around
+        now = history.worth * history.near_hour(joined.event_time)
+        terms |= _kinds(tables, placed, own, history, now, origin, category)
+        terms |= _around(catalogue, own, now, pack.near_metres / 2)
         meaning = _meaning(catalogue, own)
         if meaning is not None:
             terms["meaning"] = meaning
     if joined.signals.popularity:
         counts = np.zeros(size + 1)
-        counts[mentioned] = np.array(joined.signals.popularity, np.float64)[:, MONTH]
-        terms["popular"] = np.log(counts[:-1] + 0.3)
+        popularity = np.array(joined.signals.popularity, np.float64)
+        for name, window in (("popular", MONTH), ("popular_day", DAY)):
+            counts[mentioned] = popularity[:, window]
+            terms[name] = np.log(counts[:-1] + 0.3)
     following = tables.sequence.scores(catalogue, joined, mentioned) if tables.sequence else None
     if following is not None:
         terms["next"] = following
     return terms
 
 
-def first_choice_scores(tables: ItemTables, terms: dict[str, Scores], size: int) -> Scores:
+def first_choice_scores(tables: ItemTables, terms: dict[str, Scores], moment: Scores, size: int) -> Scores:
     """Return the logarithm, but for a constant, of how likely each row [size] is to be chosen for the first time."""
     scores = np.zeros(size)
-    for name, weight in zip(TERMS, tables.first.tolist(), strict=True):
+    weights = tables.first[0] + moment @ tables.first[1:]
+    for name, weight in zip(TERMS, weights.tolist(), strict=True):
         if name in terms:
             scores += weight * terms[name]
     return scores
@@ -122,33 +126,42 @@ def _log_distances(catalogue: Catalogue, here: NDArray[np.float64], near_metres:
 
 
 def _kinds(
-    tables: ItemTables, placed: Placement, own: Rows, history: History, origin: int, category: Rows
+    tables: ItemTables, placed: Placement, own: Rows, history: History, now: Scores, origin: int, category: Rows
 ) -> dict[str, Scores]:
     """Return how much more the user, and those who were just there, choose each row's category than others do."""
     total = len(tables.category_count)
     usual = tables.category_count.astype(np.float64) / max(float(tables.category_count.sum()), 1.0)
     chosen = own >= 0
-    taste = np.bincount(placed.category[own[chosen]], history.worth[chosen], total)
-    kinds = {"kind": np.log((taste + 3 * usual + 1e-3) / (taste.sum() + 3) / (usual + 1e-3))[category]}
+    kinds = {}
+    for name, worth in (("kind", history.worth), ("kind_hour", now)):
+        taste = np.bincount(placed.category[own[chosen]], worth[chosen], total)
+        kinds[name] = np.log((taste + 3 * usual + 1e-3) / (taste.sum() + 3) / (usual + 1e-3))[category]
     if origin >= 0:
         kinds["kind_after"] = np.log((tables.follows[placed.category[origin]] + 3e-3) / (usual + 1e-3))[category]
     return kinds
 
 
-def _around(catalogue: Catalogue, chosen: Rows, metres: float) -> Scores | None:
-    """Return how close every row [size] is to the places the user goes to; None if nobody knows where they are."""
-    centres, visits = np.unique(chosen, return_counts=True)
-    known = np.isfinite(catalogue.point[centres, 0])
-    centres, visits = centres[known], visits[known]
+def _around(catalogue: Catalogue, own: Rows, now: Scores, metres: float) -> dict[str, Scores]:
+    """Return how close every row [size] is to the places the user goes to, ever and at this hour, as far as known."""
+    centres, place = np.unique(own, return_inverse=True)
+    visits, at_hour = np.bincount(place).astype(np.float64), np.bincount(place, now)
+    known = (centres >= 0) & np.isfinite(catalogue.point[centres, 0])
+    centres, visits, at_hour = centres[known], visits[known], at_hour[known]
     if not len(centres):
-        return None
+        return {}
     kept = np.lexsort((catalogue.tie_break[centres], -visits))[:CENTRES]
     points, here = catalogue.point[: catalogue.size], catalogue.point[centres[kept]]
-    closeness = np.zeros(catalogue.size)
-    for point, weight in zip(here, np.sqrt(visits[kept]).tolist(), strict=True):
+    closeness, at_this_hour = np.zeros(catalogue.size), np.zeros(catalogue.size)
+    share = at_hour[kept] / (at_hour.sum() + 0.5)
+    for point, weight, hours in zip(here, np.sqrt(visits[kept]).tolist(), share.tolist(), strict=True):
         squared = sum((points[:, axis] - point[axis]) ** 2 for axis in range(3))
-        closeness += weight / (1 + squared * (EARTH_RADIUS_METRES / metres) ** 2)
-    return np.log(np.nan_to_num(closeness, nan=0.0) + 0.3)
+        close = 1 / (1 + squared * (EARTH_RADIUS_METRES / metres) ** 2)
+        closeness += weight * close
+        at_this_hour += hours * close
+    return {
+        "around": np.log(np.nan_to_num(closeness, nan=0.0) + 0.3),
+        "around_hour": np.log(np.nan_to_num(at_this_hour, nan=0.0) + 0.03),
+    }
 
 
 def _meaning(catalogue: Catalogue, own: Rows) -> Scores | None:

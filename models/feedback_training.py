@@ -1,10 +1,10 @@
 """The ranker learns from its own lists: what was chosen against what was shown beside it and not chosen.
 
 A candidate keeps the champion's trees and adds a *correction*: a bounded number of trees, boosted on top of the whole
-served score, which is the champion's trees, the text part and the wishes together, so that they learn what that score
-gets wrong and nothing twice. The next candidate begins at the same base again and learns a new correction from newer
-examples and a replay buffer of older ones: nothing the base knows can be forgotten, and the ranker does not grow with
-every training. Scores stay sums of trees, so their Shapley values are as exact as before.
+served score, which is the chance, the champion's trees, the text part and the wishes together, so that they learn what
+that score gets wrong and nothing twice. The next candidate begins at the same base again and learns a new correction
+from newer examples and a replay buffer of older ones: nothing the base knows can be forgotten, and the ranker does not
+grow with every training. Scores stay sums of trees, so their Shapley values are as exact as before.
 
 - Labels are graded by what an action is worth (LambdaMART, Burges 2010).
 - What was logged with a propensity below 1 is weighed by its inverse, clipped (Swaminathan & Joachims, "Counterfactual
@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from models.features import NAMES, candidate_features
 from models.item_tables import ItemTables
-from models.ranker import Ranker, ranking_library
+from models.ranker import Ranker, log_chance, ranking_library
 from models.ranking import before_trees, question
 from models.recommender import Recommender, Vectors, request_text, similarities
 from models.shown_lists import ShownList
@@ -139,9 +139,10 @@ def compared(
         unshown = generator.choice(unshown, min(others, len(unshown)), replace=False)
         places = np.concatenate([np.array([place for place, _ in shown], np.int64), np.sort(unshown)])
         last = max((each.position for _, each in shown), default=0) + 1
+        features = candidate_features(scene)[places]
         yield Compared(
-            candidate_features(scene)[places],
-            base.sum(axis=1)[places],
+            features,
+            base.sum(axis=1)[places] + log_chance(features),
             np.array([each.label for _, each in shown] + [0.0] * len(unshown)),
             np.array([min(1 / each.propensity, MOST_WEIGHT) for _, each in shown] + [1.0] * len(unshown)),
             np.minimum([each.position for _, each in shown] + [last] * len(unshown), POSITIONS).astype(np.int32),

@@ -11,7 +11,11 @@ from schemas.records import JoinedRequest
 Array = NDArray[np.float64]
 
 HOUR_MS = 3_600_000
+DAY = 24.0  # hours, as all times here
 CLICK_WORTH = 0.2  # of a choice
+MOMENT_NUMBERS = 10
+NO_GAP = DAY  # stands for the gap before a choice that opens a session
+LATELY = 30  # choices that say how often the user tries something new
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +30,12 @@ class History:
     session: NDArray[np.int64]
     previous: NDArray[np.int64]  # position of the choice before in its session, -1 for none
     last_of_session: NDArray[np.bool_]
+
+    def near_hour(self, time: int, width: float = 2.5) -> Array:
+        """Return how near each choice's hour of the day is to a moment's (milliseconds): 1 for the same [n]."""
+        apart = np.abs(self.hour - time / HOUR_MS % 24)
+        bell: Array = np.exp(-0.5 * (np.minimum(apart, 24 - apart) / width) ** 2)
+        return bell
 
 
 def read_history(joined: JoinedRequest) -> History:
@@ -63,3 +73,25 @@ def last_two(joined: JoinedRequest, history: History) -> tuple[int, int]:
         return total - 1, max(total - 2, -1)
     session = np.flatnonzero(history.session == joined.history.open_session)
     return (int(session[-1]) if len(session) else -1), (int(session[-2]) if len(session) > 1 else -1)
+
+
+def moment_of(joined: JoinedRequest, history: History) -> Array:
+    """Return what tells the moment of a request from others, whatever there is to choose [MOMENT_NUMBERS]."""
+    item, length = history.item, len(history.item)
+    latest, _ = last_two(joined, history)
+    gap = history.age[latest] if latest >= 0 else NO_GAP
+    session = history.session == joined.history.open_session if joined.request.session_id is not None else np.zeros(0)
+    hours = joined.event_time / HOUR_MS
+    turns = (turn(2 * np.pi * hours / period) for period in (DAY, DAY / 2) for turn in (np.sin, np.cos))
+    weekend = int(hours // DAY + 3) % 7 >= 5  # 1970 began on a Thursday
+    return np.array(
+        (
+            np.log1p(gap),
+            np.log1p(np.count_nonzero(session)),
+            np.log1p(length),
+            *turns,
+            weekend,
+            len(np.unique(item[-LATELY:])) / max(min(length, LATELY), 1),
+            len(np.unique(item)) / max(length, 1),
+        )
+    )

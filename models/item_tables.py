@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from models.catalogue import Catalogue, normal_categories
+from models.history import MOMENT_NUMBERS
 
 if TYPE_CHECKING:
     from scipy import sparse
@@ -39,7 +40,7 @@ LATELY_MS = 45 * 24 * HOUR_MS  # after which somebody's first choice of an item 
 TERMS = {
     "users": 0.6, "lately": 0.2, "per_user": -0.4, "hour": 0.3, "category_hour": 0.5, "near": 0.7, "around": 0.2,
     "beside": 0.3, "after": 0.2, "alike": 0.3, "meaning": 3.0, "kind": 0.3, "kind_after": 0.2, "popular": 0.1,
-    "next": 0.3,
+    "next": 0.3, "kind_hour": 0.1, "around_hour": 0.1, "after_last": 0.1, "popular_day": 0.1,
 }  # fmt: skip
 TABLES = (
     "category_hours", "category_count", "item_hours", "item_count", "item_users", "item_lately", "follows", "factors",
@@ -47,6 +48,11 @@ TABLES = (
 )  # fmt: skip
 
 Rows = NDArray[np.int64]
+
+
+def starting_weights() -> NDArray[np.float64]:
+    """Return what the terms are worth [1 + MOMENT_NUMBERS, len(TERMS)] before anything has been learned."""
+    return np.vstack([list(TERMS.values()), np.zeros((MOMENT_NUMBERS, len(TERMS)))])
 
 
 @dataclass(slots=True)
@@ -82,7 +88,8 @@ class ItemTables:
     beside_weight: NDArray[np.float16] = field(default_factory=lambda: np.zeros((1, 0), np.float16))
     after: NDArray[np.int32] = field(default_factory=lambda: np.zeros((1, 0), np.int32))
     after_weight: NDArray[np.float16] = field(default_factory=lambda: np.zeros((1, 0), np.float16))
-    first: NDArray[np.float32] = field(default_factory=lambda: np.array(list(TERMS.values()), np.float32))  # weights
+    # What each term is worth at any moment, and how that changes with the moment [1 + MOMENT_NUMBERS, len(TERMS)].
+    first: NDArray[np.float32] = field(default_factory=lambda: starting_weights().astype(np.float32))
     sequence: "SequenceModel | None" = None  # what comes next, by a transformer
     returning: "ReturnModel | None" = None  # what users return to
     _placements: WeakKeyDictionary[Catalogue, Placement] = field(default_factory=WeakKeyDictionary, repr=False)
@@ -198,7 +205,7 @@ class ItemTables:
         if (
             len(loaded.item_count) != len(names["items"]) + 1
             or len(loaded.category_count) != len(names["categories"]) + 1
-            or len(loaded.first) != len(TERMS)
+            or loaded.first.shape != starting_weights().shape
         ):
             raise ValueError(f"{folder}: item_tables.json and item_tables.safetensors do not belong together")
         return loaded

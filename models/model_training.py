@@ -56,12 +56,16 @@ class RankerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
     requests: int = 16000
     lists: int = 9000
-    rounds: int = 120
+    rounds: int = 75
     leaves: int = 24
-    learning_rate: float = 0.08
+    learning_rate: float = 0.1
     dimensions: int = 64
     without: tuple[str, ...] = ()
     sequence: SequenceSettings | None = None  # None: with its defaults where people don't choose the same again
+
+    def sequence_for(self, pack: DomainPack) -> SequenceSettings | None:
+        """Return how the transformer over the latest choices is trained in a domain; None: it is left out."""
+        return SequenceSettings() if self.sequence is None and not pack.repeats else self.sequence
 
 
 class TrainingSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -151,15 +155,9 @@ def train_model(
     if learnt is not None:
         fine_tuned = _fine_tuned(work, base, learnt, pack, settings, wandb_project, tell)
         curve = _curve(work / "fine_tuning" / tracking.METRICS)
-        if fine_tuned.did_harm:
-            left_out["encoder"] = (
-                "fine-tuning found what was held back less well than before "
-                f"(mrr {fine_tuned.mrr_before:.3f} -> {fine_tuned.mrr_after:.3f})"
-            )
-    kept = None if "encoder" in left_out else fine_tuned
     if not (work / artefact.ENCODER).is_dir():
         tell("exporting the language model", 0, 1)
-        _export(load_fine_tuned(work / "fine_tuning") if kept else load_base(base), work / artefact.ENCODER)
+        _export(load_fine_tuned(work / "fine_tuning") if fine_tuned else load_base(base), work / artefact.ENCODER)
         tell("exporting the language model", 1, 1)
     if "ranker" not in left_out and not (work / artefact.RANKER).is_dir():
 
@@ -170,26 +168,21 @@ def train_model(
         catalogue = Catalogue(encoder.dim)
         fill_catalogue(catalogue, data, pack, encoder, EmbeddingCache(cache_folder() / "embeddings.sqlite"))
         encoder.close()
-        options = msgspec.structs.asdict(settings.ranker)
-        if options["sequence"] is None and not pack.repeats:
-            options["sequence"] = SequenceSettings()
+        options = msgspec.structs.asdict(settings.ranker) | {"sequence": settings.ranker.sequence_for(pack)}
         ranker = train_ranker(data, pack, seed=seed, catalogue=catalogue, progress=advance, **options)
         with written_at_once(work / artefact.RANKER) as draft:
             ranker.save(draft)
-    weights = work / artefact.WEIGHTS
-    if kept and not weights.is_dir():
-        _keep_weights(work / "fine_tuning", weights, kept)
-    if parent and not kept:  # what the base had become goes on with it
-        weights = Path(settings.base) / artefact.WEIGHTS
+    if fine_tuned and not (work / artefact.WEIGHTS).is_dir():
+        _keep_weights(work / "fine_tuning", work / artefact.WEIGHTS, fine_tuned)
     manifest = write_model(
         folder,
         name=name,
         base=settings.base if parent is None else parent.base,
         encoder=work / artefact.ENCODER,
         ranker=None if "ranker" in left_out else work / artefact.RANKER,
-        weights=weights if weights.is_dir() else None,
+        weights=work / artefact.WEIGHTS if fine_tuned else None,
         parent=parent.version if parent else None,
-        metrics=_metrics(kept),
+        metrics=_metrics(fine_tuned),
         training={
             "command": command,
             "data": msgspec.to_builtins(data.meta) | {"sha256": digest},
@@ -202,7 +195,7 @@ def train_model(
         },
     )
     shutil.rmtree(work)
-    return Trained(manifest, kept, left_out)
+    return Trained(manifest, fine_tuned, left_out)
 
 
 def _fine_tuned(

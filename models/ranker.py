@@ -1,13 +1,21 @@
 """The learned ranker: gradient boosted trees over ``candidate_features``, with exact additive reasons.
 
-LambdaMART (Burges, "From RankNet to LambdaRank to LambdaMART", 2010) as LightGBM has it. A candidate's score is the sum
-of its features' Shapley values (Lundberg et al., "Consistent individualized feature attribution for tree ensembles",
-2018), which LightGBM computes exactly; each feature's value goes to the part of the score that the feature belongs to.
+    score(i) = log chance(i) + trees(i)
+
+The chance is that of the models of returning and of first choices, one distribution over old and new items. The trees
+are two forests, whose errors differ, added up. One corrects the chance: it maximises the likelihood of what was chosen
+among the candidates of its list (a softmax; Cao et al., "Learning to rank: from pairwise approach to listwise
+approach", ICML 2007), so that old and new candidates stay on one scale. The other begins at nothing and cares for the
+top of the list (LambdaMART; Burges, "From RankNet to LambdaRank to LambdaMART", 2010). What the trees say of a
+candidate is the sum of its features' Shapley values (Lundberg et al., "Consistent individualized feature attribution
+for tree ensembles", 2018), which LightGBM computes exactly; each goes to the part of the score that its feature
+belongs to.
 """
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 
-from models.features import FEATURES, NAMES
+from models.features import FAMILY, FEATURES, NAMES
 from models.item_tables import ItemTables
 from schemas.errors import BadInputError
 
@@ -25,6 +33,10 @@ if TYPE_CHECKING:
 
 BINS = 63  # of a feature: more take longer to learn from
 MAX_DEPTH = 8  # of trees: exact reasons take time by its square
+CHANCE, KNOWN = NAMES.index("chance"), NAMES.index("count")
+EVEN, LEAST = 0.007, 1e-6  # chances: where the score begins to speak for a candidate, and the least there is
+LEAST_SLOPE = 1e-6
+WORDS = 2.5  # times as wide as those of LambdaMART alone, beside which words were weighed
 TREES_FILE, NAMES_FILE = "ranker.txt", "ranker.json"
 
 
@@ -52,7 +64,7 @@ class Ranker:
         """Return the scores [n] of candidates [n, len(NAMES)]; only differences within a request mean anything."""
         if not len(features):
             return np.zeros(0)
-        return np.asarray(self.trees.predict(features, num_threads=1), np.float64)
+        return log_chance(features) + np.asarray(self.trees.predict(features, num_threads=1), np.float64)
 
     def parts(self, features: NDArray[np.float32], names: Sequence[str]) -> NDArray[np.float64]:
         """Return what each part of the score contributes [n, len(names)]; a row's sum is its score less a constant."""
@@ -62,6 +74,9 @@ class Ranker:
         parts = np.zeros((len(features), len(names)))
         for column, part in enumerate(FEATURES.values()):
             parts[:, names.index(part)] += values[:, column]
+        known = features[:, KNOWN] > 0
+        for part, those in (("habit", known), ("learned", ~known)):
+            parts[those, names.index(part)] += log_chance(features[those])
         return parts
 
     def save(self, folder: Path) -> None:
@@ -99,27 +114,56 @@ class Groups:
 
     features: NDArray[np.float32]  # [candidates, len(NAMES)]
     relevant: NDArray[np.bool_]  # [candidates]
+    stands_for: NDArray[np.float32]  # how many candidates of the same kind each is a sample of [candidates]
     sizes: NDArray[np.int64]  # [requests]
+
+    def hiding(self, families: Collection[str]) -> "Groups":
+        """Return the same lists with some families of features set to 0, so that no tree looks at them."""
+        return replace(self, features=hidden(self.features, families))
+
+
+def words_beside(tables: ItemTables) -> float:
+    """Return what a request's words are worth beside a ranker's scores, which spread wider where they are chances."""
+    return 1.0 if tables.returning is None else WORDS
+
+
+def log_chance(features: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return how likely each candidate [n] is, before the trees, as a logarithm that is 0 at ``EVEN``."""
+    chance = features[:, CHANCE].astype(np.float64)
+    return np.where(chance < 0, np.maximum(chance, np.log(LEAST)) - np.log(EVEN), 0.0)
+
+
+def hidden(features: NDArray[np.float32], families: Collection[str]) -> NDArray[np.float32]:
+    """Return features [n, len(NAMES)] with some families set to 0."""
+    if not families:
+        return features
+    kept = features.copy()
+    kept[:, [FAMILY[name] in families for name in NAMES]] = 0.0
+    return kept
 
 
 def fit_trees(groups: Groups, *, rounds: int, leaves: int, learning_rate: float, seed: int) -> "lightgbm.Booster":
-    """Fit the trees. Same groups and seed, same trees.
+    """Fit two forests of so many trees and return them as one. Same groups and seed, same trees.
 
     Raises:
         RankerError: LightGBM can't be loaded.
 
     """
     library = ranking_library()
-    data = library.Dataset(
-        groups.features,
-        groups.relevant.astype(np.int32),
-        group=groups.sizes,
-        feature_name=list(NAMES),
-        params={"max_bin": BINS},
-    )
+
+    class Apart(library.Dataset):  # type: ignore[misc, name-defined]
+        """Boosting begins at nothing, although the trees come after others."""
+
+        def set_init_score(self, score: NDArray[np.float64] | None) -> "Apart":
+            return super().set_init_score(None if score is None else np.zeros(len(score)))  # type: ignore[no-any-return]
+
+    shape = {
+        "feature_name": list(NAMES),
+        "group": groups.sizes,
+        "params": {"max_bin": BINS},
+    }
+    label = groups.relevant.astype(np.int32)
     options = {
-        "objective": "lambdarank",
-        "lambdarank_truncation_level": 20,
         "num_leaves": leaves,
         "max_depth": MAX_DEPTH,
         "learning_rate": learning_rate,
@@ -127,14 +171,38 @@ def fit_trees(groups: Groups, *, rounds: int, leaves: int, learning_rate: float,
         "feature_fraction": 0.5,
         "bagging_fraction": 0.8,
         "bagging_freq": 1,
-        "lambda_l2": 5.0,
         "seed": seed,
         "deterministic": True,
         "force_row_wise": True,
         "verbosity": -1,
     }
-    trees: lightgbm.Booster = library.train(options, data, rounds)
-    return trees
+    likely: lightgbm.Booster = library.train(
+        options | {"objective": partial(_gradients, groups), "lambda_l2": 2.0},
+        library.Dataset(groups.features, label, init_score=log_chance(groups.features), **shape),
+        rounds,
+    )
+    both: lightgbm.Booster = library.train(
+        options | {"objective": "lambdarank", "lambdarank_truncation_level": 20, "lambda_l2": 5.0},
+        Apart(groups.features, label, **shape),
+        rounds,
+        init_model=likely,
+    )
+    return both
+
+
+def _gradients(
+    groups: Groups, scores: NDArray[np.float64], _: "lightgbm.Dataset"
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the first and second derivatives [candidates] of minus the log-likelihood of what was chosen."""
+    starts = np.append(0, np.cumsum(groups.sizes)[:-1])
+
+    def spread(of_list: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.repeat(of_list, groups.sizes)
+
+    raised = groups.stands_for * np.exp(scores - spread(np.maximum.reduceat(scores, starts)))
+    chances = raised / spread(np.add.reduceat(raised, starts))
+    chosen = groups.relevant / spread(np.add.reduceat(groups.relevant.astype(np.float64), starts))
+    return chances - chosen, np.maximum(chances * (1 - chances), LEAST_SLOPE)
 
 
 def ranking_library() -> Any:

@@ -23,7 +23,9 @@ from models.catalogue import Catalogue
 from models.dataset import Dataset, Interaction, Request
 from models.evaluation import Mode, bare_catalogue, joined_requests
 from models.features import FAMILY, NAMES, candidate_features
-from models.item_tables import TERMS, Choice, ItemTables, build_tables
+from models.first_choice_training import first_choice, fit_first_choices
+from models.history import moment_of
+from models.item_tables import Choice, ItemTables, build_tables
 from models.ranker import Groups, Ranker, fit_trees
 from models.ranking import Weights, question, ranking_scene
 from models.returning import ReturnModel, describe
@@ -42,7 +44,6 @@ SURE, OF_THE_REST = (
     60,
     0.25,
 )  # likeliest candidates that trees learn from, and the share of the others, known ones aside
-OTHERS = 300  # that an answer is compared with to weigh what speaks for first choices
 RANK, COUNT = NAMES.index("chance_rank"), NAMES.index("count")
 K = 10
 
@@ -52,6 +53,14 @@ class Progress(NamedTuple):
 
     done: int
     of: int
+
+
+@dataclass(frozen=True)
+class Material:
+    """What trees are fitted to, and the tables that go with them."""
+
+    groups: Groups
+    tables: ItemTables
 
 
 def train_ranker(
@@ -78,7 +87,7 @@ def train_ranker(
         requests: about how many training requests are made from its interactions; what users return to is learned
             from all of them.
         lists: how many of these, at most, the rest is learned from, as lists of candidates.
-        rounds: trees.
+        rounds: trees of each of the two forests.
         leaves: of a tree.
         learning_rate: of the trees.
         dimensions: of the item factors.
@@ -92,10 +101,41 @@ def train_ranker(
         BadInputError: there are too few interactions to learn from, or no such family.
 
     """
+    catalogue = bare_catalogue(data, pack) if catalogue is None else catalogue
+    material = training_material(
+        data,
+        pack,
+        catalogue,
+        requests=requests,
+        lists=lists,
+        dimensions=dimensions,
+        seed=seed,
+        sequence=sequence,
+        without=without,
+        progress=progress,
+    )
+    groups = material.groups.hiding(without)
+    trees = fit_trees(groups, rounds=rounds, leaves=leaves, learning_rate=learning_rate, seed=seed)
+    return Ranker(trees, material.tables)
+
+
+def training_material(
+    data: Dataset,
+    pack: DomainPack,
+    catalogue: Catalogue,
+    *,
+    requests: int,
+    lists: int,
+    dimensions: int,
+    seed: int,
+    sequence: SequenceSettings | None = None,
+    without: Collection[str] = (),
+    progress: Callable[[Progress], None] = lambda _: None,
+) -> Material:
+    """Learn everything but the trees, and make the lists that these are fitted to; see ``train_ranker``."""
     if unknown := set(without) - set(FAMILY.values()):
         raise BadInputError(f"no family of features {sorted(unknown)}; there are {sorted(set(FAMILY.values()))}")
     train = [event for event in data.interactions if event.split == "train"]
-    catalogue = bare_catalogue(data, pack) if catalogue is None else catalogue
 
     def learned(known: Iterable[Interaction]) -> ItemTables:
         tables = build_tables(catalogue, choices(events := list(known)), dimensions=dimensions, seed=seed)
@@ -114,14 +154,9 @@ def train_ranker(
     made = list(training_groups(listed, first, catalogue, pack, seed, progress))
     if not made:
         raise BadInputError("too few interactions to learn from: no choice could be made a training request")
-    groups = Groups(
-        np.concatenate([features for features, _ in made]),
-        np.concatenate([relevant for _, relevant in made]),
-        np.array([len(relevant) for _, relevant in made], np.int64),
-    )
-    groups.features[:, [FAMILY[name] in without for name in NAMES]] = 0.0
-    trees = fit_trees(groups, rounds=rounds, leaves=leaves, learning_rate=learning_rate, seed=seed)
-    return Ranker(trees, dataclasses.replace(learned(train), first=first, returning=returning))
+    features, relevant, stands_for = (np.concatenate(column) for column in zip(*made, strict=True))
+    groups = Groups(features, relevant, stands_for, np.array([len(each) for each, *_ in made], np.int64))
+    return Material(groups, dataclasses.replace(learned(train), first=first, returning=returning))
 
 
 def choices(events: Iterable[Interaction]) -> Iterator[Choice]:
@@ -168,45 +203,19 @@ def training_questions(
 def first_choice_weights(
     questions: Sequence[Question], catalogue: Catalogue, pack: DomainPack, seed: int
 ) -> NDArray[np.float32]:
-    """Return what each term is worth [len(TERMS)], from those questions whose answer was new to the user.
-
-    By the likelihood of the answers, each beside others that were drawn evenly; a normal prior keeps the weights near
-    those that nothing has been learned of.
-    """
-    from scipy.optimize import minimize
-
+    """Return what each term is worth, ever and by the moment, from those questions whose answer was new to the user."""
     rng = np.random.default_rng(seed)
-    found = []
+    answers = []
     for each in questions:
         asking = question(catalogue, pack, each.joined, Weights())
         answer = catalogue.rows(each.relevant)
         answer = answer[(answer >= 0) & asking.free[answer]]
         others = np.setdiff1d(np.flatnonzero(asking.free), answer)
-        if not len(answer) or not len(others):
-            continue
-        rows = np.append(rng.choice(answer), rng.choice(others, OTHERS))
-        terms = first_choice_terms(catalogue, pack, each.tables, each.joined, asking.history, asking.mentioned)
-        found.append(np.stack([terms[name][rows] if name in terms else np.zeros(len(rows)) for name in TERMS], axis=1))
-    prior = np.array(list(TERMS.values()))
-    if not found:
-        return prior.astype(np.float32)
-    values = np.stack(found).astype(np.float32)  # [questions, 1 + OTHERS, TERMS], the answer first
-    values -= values.mean(axis=1, keepdims=True)
-    scale = values.reshape(-1, len(TERMS)).std(axis=0) + 1e-6
-    values /= scale
-
-    def loss(weights: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-        scores = values @ weights.astype(np.float32)
-        scores -= scores.max(axis=1, keepdims=True)
-        chances = np.exp(scores)
-        chances /= chances.sum(axis=1, keepdims=True)
-        off = weights - prior * scale
-        slope = np.einsum("qo,qot->t", chances, values) - values[:, 0].sum(axis=0)
-        return float(off @ off - np.log(chances[:, 0] + 1e-30).sum()), slope + 2 * off
-
-    weights: NDArray[np.float64] = minimize(loss, prior * scale, jac=True, method="L-BFGS-B").x
-    learned: NDArray[np.float32] = (weights / scale).astype(np.float32)
-    return learned
+        if len(answer) and len(others):
+            terms = first_choice_terms(catalogue, pack, each.tables, each.joined, asking.history, asking.mentioned)
+            moment = moment_of(each.joined, asking.history)
+            answers.append(first_choice(crc32(each.user.encode()), terms, int(rng.choice(answer)), others, moment, rng))
+    return fit_first_choices(answers)
 
 
 def with_returning(
@@ -244,8 +253,11 @@ def training_groups(
     pack: DomainPack,
     seed: int,
     progress: Callable[[Progress], None],
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield features [candidates, len(NAMES)] and relevance [candidates] of questions whose answer is a candidate."""
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Yield lists of questions whose answer is a candidate, as ``Groups`` has them.
+
+    Features [candidates, len(NAMES)], relevance [candidates], and how many candidates each stands for.
+    """
     rng = np.random.default_rng(seed)
     known: dict[int, ItemTables] = {}
     for number, each in enumerate(questions):
@@ -257,9 +269,9 @@ def training_groups(
         progress(Progress(number + 1, len(questions)))
         if relevant.any():
             features = candidate_features(scene)
-            likely = (features[:, RANK] < SURE) | (features[:, COUNT] > 0)
-            kept = relevant | likely | (rng.random(len(relevant)) < OF_THE_REST)
-            yield features[kept], relevant[kept]
+            likely = relevant | (features[:, RANK] < SURE) | (features[:, COUNT] > 0)
+            kept = likely | (rng.random(len(relevant)) < OF_THE_REST)
+            yield features[kept], relevant[kept], np.where(likely, 1.0, 1 / OF_THE_REST)[kept].astype(np.float32)
 
 
 @dataclass(frozen=True)

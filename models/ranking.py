@@ -16,10 +16,10 @@ from models.candidates import first_choice_scores, first_choice_terms, likeliest
 from models.catalogue import Catalogue
 from models.constraints import allowed_rows
 from models.features import Scene, candidate_features, scene_of
-from models.history import HOUR_MS, History, last_two, read_history
+from models.history import HOUR_MS, History, last_two, moment_of, read_history
 from models.item_tables import ItemTables
 from models.places import distances
-from models.ranker import Ranker
+from models.ranker import Ranker, words_beside
 from models.texts import language_of
 from models.user_state import DISMISSAL, KIND_CODE
 from schemas.domains import DomainPack, Language
@@ -60,9 +60,6 @@ PARTS = (
 )  # fmt: skip
 TEXT, ASKED, VISITED, HABIT, SEQUENCE, FOLLOWED, POPULAR, NEAR, TASTE, _MOMENT, LEARNED, DISMISSED = range(len(PARTS))
 OTHERS = 100  # candidates that only fit the words or the place
-# Where there are no words to go by, a candidate that is as likely as this, if the user chooses something new, neither
-# gains nor loses by it. Chosen on the last tenth of the training period of a check-in data set.
-FIRST_EVEN, FIRST_WORTH, UNLIKELY = 0.007, 0.3, 1e-6
 
 
 @dataclass(frozen=True)
@@ -152,7 +149,7 @@ def rank(
         scene, base = before_trees(asking, weights, ranker.tables, request.k, corrects_weights=ranker.corrects_weights)
         rows, features = scene.rows, candidate_features(scene)
         scores = np.round(ranker.scores(features) + base.sum(axis=1), 6)
-    order = np.lexsort((catalogue.tie_break[rows], -scores))[: request.k]
+    order = best_first(catalogue, rows, scores)[: request.k]
     if not request.explain:
         return [RecommendedItem(item_id=catalogue.item_ids[rows[k]], score=float(scores[k])) for k in order]
     if ranker is None:
@@ -187,20 +184,15 @@ def before_trees(
         return scene, starting_parts(asking, weights, rows)
     scene = ranking_scene(asking, weights, tables, k)
     parts = np.zeros((len(scene.rows), len(PARTS)))
-    parts[:, TEXT], parts[:, ASKED] = asking.text[scene.rows], asking.asked[scene.rows]
-    if not asking.said:
-        parts[:, LEARNED] = _first_choice_part(scene)
+    words = words_beside(tables)
+    parts[:, TEXT], parts[:, ASKED] = words * asking.text[scene.rows], words * asking.asked[scene.rows]
     return scene, parts
 
 
-def _first_choice_part(scene: Scene) -> np.ndarray:
-    """Return what being a likely or an unlikely first choice is worth [candidates]; 0 for what is not new to the user.
-
-    Trees that learn from lists, in which most answers are old ones, say too little of what is new.
-    """
-    chance = np.where(scene.first > 0, np.maximum(scene.first, UNLIKELY), FIRST_EVEN)
-    part: np.ndarray = FIRST_WORTH * np.log(chance / FIRST_EVEN)
-    return part
+def best_first(catalogue: Catalogue, rows: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """Return the order [n] of candidates by their scores; equal ones are in an order that the ids alone decide."""
+    order: np.ndarray = np.lexsort((catalogue.tie_break[rows], -scores))
+    return order
 
 
 def ranking_scene(asking: Question, weights: Weights, tables: ItemTables, k: int) -> Scene:
@@ -208,7 +200,7 @@ def ranking_scene(asking: Question, weights: Weights, tables: ItemTables, k: int
     catalogue, pack, joined, mentioned = asking.catalogue, asking.pack, asking.joined, asking.mentioned
     history = asking.history
     terms = first_choice_terms(catalogue, pack, tables, joined, history, mentioned)
-    scores = first_choice_scores(tables, terms, catalogue.size)
+    scores = first_choice_scores(tables, terms, moment_of(joined, history), catalogue.size)
     new, total = likeliest(catalogue, tables, scores, asking.free)
     rows = mentioned[mentioned >= 0]
     rows = np.union1d(rows[asking.allowed[rows]], new)

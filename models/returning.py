@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from models.catalogue import Catalogue
-from models.history import HOUR_MS, Array, History, last_two
+from models.history import DAY, HOUR_MS, NO_GAP, Array, History, last_two, moment_of
 from models.places import EARTH_RADIUS_METRES
 from schemas.domains import DomainPack
 from schemas.records import JoinedRequest
@@ -27,13 +27,10 @@ Rows = NDArray[np.int64]
 Numbers = NDArray[np.float32]
 
 FILE = "returning.safetensors"
-CHOICE_NUMBERS, MOMENT_NUMBERS = 33, 10
-DAY = 24.0  # hours, as all times here
+CHOICE_NUMBERS = 33
 HOUR_WIDTHS = (0.5, 1.0, 2.0, 4.0)  # standard deviations
 AGES = (0.5 * DAY, 3 * DAY, 14 * DAY, 45 * DAY)  # after which an old choice counts a third
-NO_GAP = DAY  # stands for the gap before a choice that opens a session
 CLOSE = 1 / 8  # of the domain's near distance: closer than that makes little difference
-LATELY = 30  # choices that say how often the user tries something new
 MOST = 20.0  # of a logarithm, so that no exponential overflows
 
 
@@ -103,19 +100,10 @@ def describe(
         np.log((1 + gaps) / (1 + gap)) / 3,
         category[own] == category[last],
     )
-    moment = (
-        np.log1p(gap),
-        so_far,
-        np.log1p(length),
-        *(turn(2 * np.pi * hour / period) for period in (DAY, DAY / 2) for turn in (np.sin, np.cos)),
-        day >= 5,
-        len(np.unique(item[-LATELY:])) / max(min(length, LATELY), 1),
-        len(np.unique(item)) / max(length, 1),
-    )
     numbers = np.zeros((CHOICE_NUMBERS, length), np.float32)
     for column, values in enumerate(choices):
         numbers[column] = values
-    return Described(np.ascontiguousarray(numbers.T), np.array(moment, np.float32), item)
+    return Described(np.ascontiguousarray(numbers.T), moment_of(joined, history).astype(np.float32), item)
 
 
 class ReturnModel(msgspec.Struct, frozen=True):

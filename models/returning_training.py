@@ -12,7 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from models.returning import CHOICE_NUMBERS, MOMENT_NUMBERS, MOST, Described, ReturnModel
+from models.history import MOMENT_NUMBERS
+from models.returning import CHOICE_NUMBERS, MOST, Described, ReturnModel
 
 HIDDEN, NEW_HIDDEN = 32, 16
 EPOCHS = 8

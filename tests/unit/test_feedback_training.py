@@ -69,7 +69,7 @@ def test_a_correction_keeps_the_base_and_replaces_the_correction_before(ranker):
     once = learned(lists(100, seed=3), champion=ranker, base_trees=base)
     twice = learned(lists(100, seed=4), champion=once, base_trees=base)
     features = np.random.default_rng(0).normal(size=(50, ranker.trees.num_feature())).astype(np.float32)
-    before = ranker.scores(features)
+    before = ranker.trees.predict(features, num_threads=1)
     for each in (once, twice):
         assert each.trees.num_trees() <= base + QUICK.trees
         kept = each.trees.predict(features, num_iteration=base, num_threads=1)
