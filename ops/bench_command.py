@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from rich.table import Table
 
+from ops.bench.ablations_command import ablations
 from ops.bench.campaign_command import alerts, campaign, catalogue, dead_letters, race, replays
 from ops.bench.learning_command import learning
 from ops.bench.statistics_command import canary, off_policy
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from streams.settings import Settings
 
 app = typer.Typer(help="Measure the running system, beside the floor of the bare libraries.", no_args_is_help=True)
-for command in (campaign, race, catalogue, alerts, strategies, off_policy, canary, learning):
+for command in (campaign, race, catalogue, alerts, strategies, ablations, off_policy, canary, learning):
     app.command()(command)
 app.command("deadletters")(dead_letters)
 app.command("replay")(replays)

@@ -98,7 +98,7 @@ def train(
         return
     terminal = Terminal()
     for part, why in trained.left_out.items():
-        terminal.print(f"{part}: left out, {why}")
+        terminal.print(f"{part}: not trained, {why}")
     if trained.fine_tuned:
         before, after = trained.fine_tuned.mrr_before, trained.fine_tuned.mrr_after
         held = f", mrr of requests held back {before:.3f} -> {after:.3f}" if before is not None and after else ""

@@ -104,7 +104,7 @@ def _variants(model: Path, before: str | Path) -> dict[str, Callable[[], tuple[A
         return encoder, Recommender(encoder.dim, whole.version)
 
     training = read_model(model).training
-    both = not training.get("left_out", {"encoder": "", "ranker": ""})
+    both = training.get("fine_tuning") and "ranker" not in training.get("left_out", {})
     variants = {"before": lambda: load_recommender(before)}
     if both:
         variants["language model fine-tuned"] = encoder_alone

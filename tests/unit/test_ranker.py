@@ -12,13 +12,15 @@ from models.catalogue import Catalogue
 from models.dataset import Dataset
 from models.evaluation import bare_catalogue, catalogue_item, joined_requests
 from models.features import FAMILY, FEATURES, NAMES, candidate_features
-from models.item_tables import Choice, ItemTables, build_tables
-from models.ranker import Ranker, RankerError
+from models.item_tables import TERMS, Choice, ItemTables, build_tables, starting_weights
+from models.model_training import RankerSettings
+from models.ranker import Groups, Ranker, RankerError, fit_trees
 from models.ranker_training import train_ranker
 from models.ranking import PARTS, Weights, question, rank, ranking_scene
 from models.recommender import Recommender
 from models.returning import describe
 from models.sequence_training import SequenceSettings
+from ops.bench.ablations import FAMILIES, ablate
 from schemas.codec import decode, encode
 from schemas.domains import pack_for
 from schemas.errors import BadInputError
@@ -242,6 +244,21 @@ def test_a_family_that_is_left_out_is_used_by_no_tree(data):
         fitted(data, without=["weather"])
 
 
+def test_an_ablation_says_what_each_family_is_worth_and_leaves_the_others_alone(data):
+    settings = RankerSettings(requests=600, lists=600, rounds=20, leaves=8, learning_rate=0.2, dimensions=8)
+    found = list(
+        ablate(data, EATING, bare_catalogue(data, EATING), settings, split="valid", seed=0, progress=lambda *_: None)
+    )
+    assert [(each.hidden, each.mode) for each in found] == [
+        (family, mode) for family in (None, *FAMILIES) for mode in ("static", "streaming")
+    ]
+    assert found[0].figures["acc@1"] > 0.95  # as the ranker that is trained by itself
+    assert not found[0].gains
+    unused = next(each for each in found if each.hidden == "dismissed")  # nobody dismisses anything here
+    assert unused.gains["gain_mrr"] == 0
+    assert unused.figures == found[0].figures
+
+
 def shop() -> Dataset:
     """Return what people buy in a shop where one ware leads to the next; of time only the order is known."""
     items = [dataset.Item(item_id=f"p{number}", name=f"ware {number}", categories=()) for number in range(60)]
@@ -358,6 +375,45 @@ def test_an_item_that_changes_is_found_anew(data, ranker, joined):
     placed = ranker.tables.placed(catalogue).item
     assert placed[catalogue.row_of["brand new"]] == 0
     assert placed[catalogue.row_of["p5"]] == before > 0
+
+
+def test_nearness_can_count_more_soon_after_the_last_choice(data, ranker, joined):
+    catalogue = bare_catalogue(data, EATING)
+    _, entry = joined[0]
+    asking = question(catalogue, EATING, entry, Weights())
+    weights = starting_weights()
+    weights[1, list(TERMS).index("near")] = -weights[
+        0, list(TERMS).index("near")
+    ]  # 1: the moment's first number, the gap
+    tables = ranker.tables.with_first(weights.astype(np.float32))
+    origin = catalogue.point[asking.mentioned[asking.history.item[-1]]]
+
+    def expected_distance(hours_later: int) -> float:
+        later = replace(entry, event_time=entry.event_time + 24 * hours_later * HOUR)  # at the same hour of the day
+        scene = ranking_scene(question(catalogue, EATING, later, Weights()), Weights(), tables, PLACES)
+        apart = np.sqrt(((catalogue.point[scene.rows] - origin) ** 2).sum(axis=1))
+        return float(scene.first @ apart)
+
+    assert expected_distance(0) < expected_distance(1) < expected_distance(7)
+
+
+def test_the_first_forest_says_how_likely_a_choice_is_whatever_share_of_the_others_it_learned_from():
+    rng = np.random.default_rng(0)
+    lists, length, share = 2000, 30, 0.5
+    liked = rng.random((lists, length)) < 0.5
+    worth = np.where(liked, np.log(4.0), 0.0)  # what is liked is chosen four times as often
+    relevant = np.arange(length) == (worth + rng.gumbel(size=worth.shape)).argmax(axis=1)[:, None]
+    kept = relevant | liked | (rng.random((lists, length)) < share)
+    features = np.zeros((lists, length, len(NAMES)), np.float32)
+    features[:, :, NAMES.index("popular_7d")] = liked
+    stands_for = np.where(relevant | liked, 1.0, 1 / share).astype(np.float32)
+    groups = Groups(features[kept], relevant[kept], stands_for[kept], kept.sum(axis=1))
+    rounds = 60
+    trees = fit_trees(groups, rounds=rounds, leaves=2, learning_rate=0.3, seed=0)
+    told = np.zeros((2, len(NAMES)), np.float32)
+    told[1, NAMES.index("popular_7d")] = 1.0
+    disliked, liking = trees.predict(told, num_iteration=rounds, num_threads=1)
+    assert np.exp(liking - disliked) == pytest.approx(4.0, rel=0.15)
 
 
 def test_too_little_to_learn_from_is_said(data):
