@@ -58,11 +58,6 @@ class FineTuned(msgspec.Struct, frozen=True, kw_only=True):
         """A name for the model that is the same wherever its folder lies."""
         return f"{self.base}+{self.settings.strategy}-{self.weights_sha256[:12]}"
 
-    @property
-    def did_harm(self) -> bool:
-        """Whether the validation queries were answered better before."""
-        return self.mrr_before is not None and self.mrr_after is not None and self.mrr_after < self.mrr_before
-
 
 def weights_sha256(base: BaseModel) -> str:
     """Return a sha256 over the names, shapes and values of a model's weights, whatever files they came from."""

@@ -96,6 +96,8 @@ def fine_tune(
         with tracked(folder, done=state.step, wandb_project=wandb_project) as record:
             state = _train(run, folder / CHECKPOINTS, state, record, progress)
             mrr, averaged = _settle(run, folder / CHECKPOINTS, state)
+    if mrr is not None and state.before is not None and mrr < state.before:
+        _log.warning("fine-tuning made validation worse", before=state.before, after=mrr)
     manifest = write_result(
         folder,
         run.adapted,
@@ -121,8 +123,6 @@ def fine_tune(
         ),
     )
     shutil.rmtree(folder / CHECKPOINTS)
-    if manifest.did_harm:
-        _log.warning("fine-tuning made validation worse", before=manifest.mrr_before, after=manifest.mrr_after)
     return manifest
 
 

@@ -4,7 +4,6 @@ import json
 import re
 
 import msgspec
-import numpy as np
 import pytest
 from tiny_models import tiny_encoder
 
@@ -12,9 +11,6 @@ from models import model_training
 from models.artefact import load_recommender, read_model
 from models.base_model import load_base, save_base
 from models.dataset import Dataset, DatasetError, read_dataset
-from models.encoder import Encoder
-from models.export import export_encoder
-from models.fine_tuning.result import FineTuned
 from models.fine_tuning.settings import Settings
 from models.model_training import RankerSettings, TrainingSettings, read_settings, train_model
 from models.sequence_training import SequenceSettings
@@ -132,29 +128,6 @@ class TestLeftOut:
         assert result.left_out == {"encoder": "there are no texts to learn from"}
         assert result.fine_tuned is None
         assert not (tmp_path / "model" / "weights").exists()
-
-    def test_a_fine_tuning_that_did_harm(self, city, settings, tmp_path, monkeypatch):
-        monkeypatch.setattr(FineTuned, "did_harm", True)
-        result = trained(city, tmp_path / "model", settings, parts=("encoder",))
-        assert "less well than before" in result.left_out["encoder"]
-        assert result.manifest.metrics == {}
-        served, before = load_recommender(tmp_path / "model")[0], load_base(settings.base)
-        export_encoder(before, tmp_path / "before", "int8")
-        expected = Encoder.load(tmp_path / "before")
-        tokens = served.tokenize(["安静的川菜"], "query")
-        assert np.array_equal(served.encode(tokens), expected.encode(tokens))
-
-    def test_a_harmful_fine_tuning_of_a_model_that_was_fine_tuned_before(
-        self, model, city, settings, tmp_path, monkeypatch
-    ):
-        monkeypatch.setattr(FineTuned, "did_harm", True)
-        again = trained(
-            city, tmp_path / "again", msgspec.structs.replace(settings, base=str(model)), parts=("encoder",)
-        )
-        kept = {name: file.sha256 for name, file in again.manifest.files.items() if name.startswith("weights/")}
-        before = read_model(model).files
-        assert kept
-        assert kept == {name: before[name].sha256 for name in kept}
 
     def test_the_ranker_where_nobody_chose_anything(self, city, settings, tmp_path):
         result = trained(city._replace(interactions=[]), tmp_path / "model", settings)
