@@ -176,6 +176,7 @@ def load_settings() -> Settings:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
         variable = f"TABLECAST_{name.upper().replace('.', '__')}"
-        raise SettingsError(f"setting {name!r}: {first['msg']} (set in {SETTINGS_FILE} or as {variable})") from error
+        why = "there is no such setting" if first["type"] == "extra_forbidden" else first["msg"]
+        raise SettingsError(f"setting {name!r}: {why} (set in {SETTINGS_FILE} or as {variable})") from error
     except ValueError as error:  # TOML that does not parse, JSON in a variable that does not
         raise SettingsError(f"{SETTINGS_FILE}: {error}") from error

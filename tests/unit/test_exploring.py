@@ -74,7 +74,10 @@ def test_a_longer_list_than_takes_part_is_ranked_as_long_as_asked_for():
     [
         ("[inference.exploration.restaurant]\nmethod = 'thompson'\n", r"'inference.exploration.restaurant.method': "),
         ("[inference.exploration.restaurant]\nmethod = 'epsilon'\nepsilon = 2\n", r"restaurant.epsilon': .*equal to 1"),
-        ("[inference.exploration.restaurant]\nmethod = 'epsilon'\nepsilom = 0.1\n", r"epsilom': .*not permitted"),
+        (
+            "[inference.exploration.restaurant]\nmethod = 'epsilon'\nepsilom = 0.1\n",
+            r"epsilom': there is no such setting",
+        ),
         ("[inference.exploration.bakery]\nmethod = 'epsilon'\n", r"'inference.exploration': .*bakery"),
     ],
 )

@@ -60,8 +60,8 @@ def test_settings_do_not_change_while_a_stage_runs():
             r"setting 'kafka.partitions': .*greater than or equal to 1.*TABLECAST_KAFKA__PART",
         ),
         ("[kafka]\nprefix = 'no spaces'\n", r"setting 'kafka.prefix': .*pattern"),
-        ("[kafka]\nbootstap = 'x'\n", r"setting 'kafka.bootstap': .*not permitted"),
-        ("[stat]\ngrace_ms = 1\n", r"setting 'stat': .*not permitted"),
+        ("[kafka]\nbootstap = 'x'\n", r"setting 'kafka.bootstap': there is no such setting"),
+        ("[stat]\ngrace_ms = 1\n", r"setting 'stat': there is no such setting"),
         ("[state]\ngrace_ms = 'soon'\n", r"setting 'state.grace_ms': .*integer"),
         ("log_level = 'loud'\n", r"setting 'log_level': .*'debug', 'info'"),
         ("[kafka\n", r"tablecast.toml: "),
@@ -79,7 +79,7 @@ def test_what_is_wrong_in_the_file_is_named_in_one_line(folder, text, message):
     [
         ("TABLECAST_STATE__GRACE_MS", "-1", r"setting 'state.grace_ms': .*TABLECAST_STATE__GRACE_MS"),
         ("TABLECAST_INSTANCE", "a b", r"setting 'instance'"),
-        ("TABLECAST_KAFKA__NO_SUCH", "1", r"setting 'kafka.no_such': .*not permitted"),
+        ("TABLECAST_KAFKA__NO_SUCH", "1", r"setting 'kafka.no_such': there is no such setting"),
     ],
 )
 def test_what_is_wrong_in_a_variable_is_named_too(monkeypatch, name, value, message):
