@@ -7,6 +7,7 @@ candidates. What of these is chosen is known exactly: the simulator's click prob
 user, and sees only what means the same in every catalogue (``SEEN``). models/SHIPPED.md says what it is worth.
 """
 
+import shutil
 from collections.abc import Iterator, Mapping
 from itertools import chain
 from pathlib import Path
@@ -83,6 +84,7 @@ def make(
                     bar.update(task, completed=len(groups))
         encoder.close()
         ranker = Ranker(fit(groups, None, CORRECTION), ItemTables(), corrects_weights=True)
+        shutil.rmtree(out, ignore_errors=True)  # else what is there already would stay
         with written_at_once(out) as draft:
             ranker.save(draft)
         typer.echo(f"{out}: {sum(file.stat().st_size for file in out.iterdir()):,} bytes from {len(groups):,} lists")
