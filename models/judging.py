@@ -135,19 +135,19 @@ def _examples(lists: Sequence[ShownList]) -> Iterator[tuple[str, TrainingExample
 
 
 def _p99_ms(recommenders: Sequence[Recommender], vector: Vector, requests: Sequence[JoinedRequest]) -> list[float]:
-    """Return each one's 99th percentile of the time to rank one request; texts have been encoded before.
+    """Return each one's 99th percentile of the processor time to rank one request; texts have been encoded before.
 
-    They take turns, and a request's turns lie far apart, so that a busy moment is neither one model's alone nor all
-    that is known of a request.
+    It is this thread's own time: whatever else the machine does meanwhile is not the model's. They take turns, and a
+    request's turns lie far apart, so that a cold cache is neither one model's alone nor all that is known of a request.
     """
     vectors = [vector(joined) for joined in requests]
     taken = np.empty((TIMES, len(requests), len(recommenders)))
     for turn in range(TIMES):
         for number, (joined, encoded) in enumerate(zip(requests, vectors, strict=True)):
             for place, recommender in enumerate(recommenders):
-                started = time.perf_counter()
+                started = time.thread_time()
                 recommender.recommend([joined], [encoded])
-                taken[turn, number, place] = time.perf_counter() - started
+                taken[turn, number, place] = time.thread_time() - started
     return [float(p99) for p99 in np.quantile(taken.min(axis=0) * 1000, 0.99, axis=0)]
 
 
