@@ -199,7 +199,7 @@ class _Targets:
 
     def __init__(self, teacher: Encoder, texts: Sequence[str], folder: Path, max_tokens: int) -> None:
         self._teacher = teacher
-        self.tokens = [_cut(ids, max_tokens) for ids in teacher.tokenize(texts, "query")]
+        self.tokens = [cut(ids, max_tokens) for ids in teacher.tokenize(texts, "query")]
         self.lengths = np.array([len(ids) for ids in self.tokens])
         self._bounds = np.concatenate([[0], np.cumsum(self.lengths)])  # where each text's tokens begin in the file
         self.held_out = min(_MOST_HELD_OUT, len(texts) // 10)  # so many of the first texts, nothing is learned from
@@ -246,7 +246,7 @@ class _Batch(NamedTuple):
     states: torch.Tensor  # float32 [texts, length, dim], the teacher's
 
 
-def _cut(ids: TokenIds, most: int) -> TokenIds:
+def cut(ids: TokenIds, most: int) -> TokenIds:
     """Return at most that many token ids; the last one says that the text ends."""
     return ids if len(ids) <= most else np.concatenate([ids[: most - 1], ids[-1:]])
 
@@ -260,14 +260,21 @@ def _identity(base: BaseModel, targets: _Targets, settings: Settings) -> str:
 
 
 def _prepare(base: BaseModel, targets: _Targets, settings: Settings) -> _Run:
-    """Everything is trained but embedding tables. No dropout: the teacher has none, and texts are rarely seen twice."""
+    trained = trained_parameters(base)
+    optimiser = torch.optim.AdamW(trained.values(), lr=settings.learning_rate, weight_decay=0.0)
+    return _Run(base, targets, settings, trained, optimiser)
+
+
+def trained_parameters(base: BaseModel) -> dict[str, torch.nn.Parameter]:
+    """Make everything trained but embedding tables, and return it.
+
+    No dropout: the teacher has none, and texts are rarely seen twice.
+    """
     base.model.eval().requires_grad_(requires_grad=True)
     for module in base.model.modules():
         if isinstance(module, torch.nn.Embedding):
             module.requires_grad_(requires_grad=False)
-    trained = {name: parameter for name, parameter in base.model.named_parameters() if parameter.requires_grad}
-    optimiser = torch.optim.AdamW(trained.values(), lr=settings.learning_rate, weight_decay=0.0)
-    return _Run(base, targets, settings, trained, optimiser)
+    return {name: parameter for name, parameter in base.model.named_parameters() if parameter.requires_grad}
 
 
 def _train(run: _Run, folder: Path, state: State, progress: Progress | None) -> State:
@@ -353,16 +360,16 @@ def _batch(run: _Run, rows: Sequence[int]) -> _Batch:
 
 
 def _loss(run: _Run, batch: _Batch) -> torch.Tensor:
-    states = _forward(run.base, batch)
+    states = forward(run.base, batch.ids, batch.mask)
     seen = batch.mask.bool()
     said, expected = states[seen], batch.states[seen]
     hidden = torch.nn.functional.mse_loss(said, expected) / expected.var(dim=0, correction=0).mean()
-    vectors, targets = _pool(states, batch.mask, run.base), _pool(batch.states, batch.mask, run.base)
+    vectors, targets = pool(states, batch.mask, run.base), pool(batch.states, batch.mask, run.base)
     apart = (1 - (vectors * targets).sum(dim=1)).mean()
-    return hidden + _VECTOR_WEIGHT * apart + _SIMILARITY_WEIGHT * _similarity_loss(vectors, targets)
+    return hidden + _VECTOR_WEIGHT * apart + _SIMILARITY_WEIGHT * similarity_loss(vectors, targets)
 
 
-def _similarity_loss(vectors: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+def similarity_loss(vectors: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """Kullback-Leibler divergence between whom the teacher and the student find near each text of the batch."""
     if len(vectors) < 3:
         return vectors.sum() * 0
@@ -373,13 +380,15 @@ def _similarity_loss(vectors: torch.Tensor, targets: torch.Tensor) -> torch.Tens
     return torch.nn.functional.kl_div(student, teacher, reduction="batchmean", log_target=True)
 
 
-def _forward(base: BaseModel, batch: _Batch) -> torch.Tensor:
+def forward(base: BaseModel, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Return the last hidden states [texts, length, dim] of token ids and their mask [texts, length]."""
     options: dict[str, Any] = {"use_cache": False} if base.pooling == "last" else {}
-    states: torch.Tensor = base.model(input_ids=batch.ids, attention_mask=batch.mask, **options).last_hidden_state
+    states: torch.Tensor = base.model(input_ids=ids, attention_mask=mask, **options).last_hidden_state
     return states
 
 
-def _pool(states: torch.Tensor, mask: torch.Tensor, base: BaseModel) -> torch.Tensor:
+def pool(states: torch.Tensor, mask: torch.Tensor, base: BaseModel) -> torch.Tensor:
+    """Return unit vectors [texts, dim] of hidden states [texts, length, dim]."""
     if base.pooling == "last":
         return normalize(states[torch.arange(len(states)), mask.sum(dim=1) - 1], dim=1)
     return normalize((states * mask[:, :, None]).sum(dim=1), dim=1)
@@ -393,8 +402,8 @@ def _agreement(run: _Run) -> Agreement:
     with torch.inference_mode():
         for some in _batches(rows, lengths, 4 * run.settings.batch_tokens):
             batch = _batch(run, some)
-            student.append(_pool(_forward(run.base, batch), batch.mask, run.base))
-            teacher.append(_pool(batch.states, batch.mask, run.base))
+            student.append(pool(forward(run.base, batch.ids, batch.mask), batch.mask, run.base))
+            teacher.append(pool(batch.states, batch.mask, run.base))
     return agreement(torch.cat(student).numpy(), torch.cat(teacher).numpy())
 
 
