@@ -36,7 +36,6 @@ MAX_DEPTH = 8  # of trees: exact reasons take time by its square
 CHANCE, KNOWN = NAMES.index("chance"), NAMES.index("count")
 EVEN, LEAST = 0.007, 1e-6  # chances: where the score begins to speak for a candidate, and the least there is
 LEAST_SLOPE = 1e-6
-WORDS = 2.5  # times as wide as those of LambdaMART alone, beside which words were weighed
 TREES_FILE, NAMES_FILE = "ranker.txt", "ranker.json"
 
 
@@ -120,11 +119,6 @@ class Groups:
     def hiding(self, families: Collection[str]) -> "Groups":
         """Return the same lists with some families of features set to 0, so that no tree looks at them."""
         return replace(self, features=hidden(self.features, families))
-
-
-def words_beside(tables: ItemTables) -> float:
-    """Return what a request's words are worth beside a ranker's scores, which spread wider where they are chances."""
-    return 1.0 if tables.returning is None else WORDS
 
 
 def log_chance(features: NDArray[np.float32]) -> NDArray[np.float64]:

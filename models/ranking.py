@@ -19,7 +19,7 @@ from models.features import Scene, candidate_features, scene_of
 from models.history import HOUR_MS, History, last_two, moment_of, read_history
 from models.item_tables import ItemTables
 from models.places import distances
-from models.ranker import Ranker, words_beside
+from models.ranker import Ranker
 from models.texts import language_of
 from models.user_state import DISMISSAL, KIND_CODE
 from schemas.domains import DomainPack, Language
@@ -184,8 +184,7 @@ def before_trees(
         return scene, starting_parts(asking, weights, rows)
     scene = ranking_scene(asking, weights, tables, k)
     parts = np.zeros((len(scene.rows), len(PARTS)))
-    words = words_beside(tables)
-    parts[:, TEXT], parts[:, ASKED] = words * asking.text[scene.rows], words * asking.asked[scene.rows]
+    parts[:, TEXT], parts[:, ASKED] = asking.text[scene.rows], asking.asked[scene.rows]
     return scene, parts
 
 
