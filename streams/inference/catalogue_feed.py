@@ -18,7 +18,7 @@ from schemas.domains import UnknownDomainError, pack_for
 from schemas.records import Item
 from streams.inference.served_model import ServedModel
 
-ITEMS_PER_STEP = 4  # a restaurant takes a millisecond or two
+ITEMS_PER_STEP = 4  # an item takes a millisecond or two
 TEXTS_PER_STEP = 8  # a long item has up to 20
 REST = 3.0  # how much longer than it works what prepares a model rests meanwhile: the processor is for the requests
 
