@@ -69,6 +69,8 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 PREFIX = "safe."
 PATIENCE_SECONDS = 90
 EXAMPLES = 20  # that start a training
+# At night hardly anything is open, and the simulated people go nowhere: there must be examples all the same.
+GUESTS = [f"guest-{number}" for number in range(EXAMPLES)]
 ANN, BOB = "ann-lee-1987", "bob-stone-1990"
 PHONE, EMAIL, ID_NUMBER, SPOKEN = "13800138000", "ann.lee@example.com", "11010519491231002X", "my mother's birthday"
 TEXT = f"安静的川菜 电话{PHONE} {EMAIL} 身份证{ID_NUMBER}"
@@ -90,7 +92,7 @@ class Loop:
     settings: dict[str, Settings]
     stages: dict[str, Stage]
     texts: set[str]  # that people of the simulated city wrote
-    people: set[str]  # their ids
+    people: set[str]  # the ids of all but Ann and Bob
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
@@ -129,7 +131,7 @@ async def loop(secured: Secured, tmp_path_factory):
                 start_ms=(int(time.time()) - 600) * 1000,
                 on_event=posted.append,
             )
-        for user in (ANN, BOB):
+        for user in (ANN, BOB, *GUESTS):
             await _use(secured, user)
         poison = encode(Request(request_id="r", domain=SPOKEN)), b"\xff" + f"{ANN} {PHONE}".encode(), b"\xc1"
         await _post(secured, "app", [(USERS_REQUESTS, ANN.encode(), value) for value in poison])
@@ -146,7 +148,7 @@ async def loop(secured: Secured, tmp_path_factory):
         catalogue = b"".join(encode(item) for item in world.city.items.values())
         # Who says no more than the name of a category ("noodles") is not betrayed by it: models count what was shown.
         texts = {event.record.text for event in asked if event.record.text.encode() not in catalogue}
-        yield Loop(folder, settings, stages, texts, {event.key for event in asked})
+        yield Loop(folder, settings, stages, texts, {*(event.key for event in asked), *GUESTS})
 
 
 def _settings(kafka, folder: Path) -> Settings:
