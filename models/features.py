@@ -1,15 +1,18 @@
 """What the ranker sees of each candidate: one row of numbers, made from the joined request and the catalogue.
 
 Training, evaluation, serving and replay all call ``candidate_features``; nothing else makes these numbers. Every
-feature belongs to a part of the score, by which its contribution is explained. Counts come from the history and the
+feature belongs to a part of the score, by which its contribution is explained. A ranker names those it looks at, and
+only what they need is made: the others stay 0. Counts come from the history and the
 signals that the joined request carries, so they are as of its event time; what was learned about items from many users
 (hours of the week, similarity) comes from ``ItemTables``, which belong to the model.
 
 Candidates come in the order of a hash of their ids, so that no sum depends on the order of the catalogue's rows.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from functools import cache
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -154,20 +157,11 @@ def scene_of(
     return Scene(catalogue, pack, tables, joined, history, mentioned, rows, place, terms, first[rows], last, before)
 
 
-def candidate_features(scene: Scene) -> NDArray[np.float32]:
-    """Return the features [candidates, len(NAMES)]."""
+def candidate_features(scene: Scene, wanted: Collection[str] = NAMES) -> NDArray[np.float32]:
+    """Return the features [candidates, len(NAMES)]; of those that are not wanted, some are 0."""
     values: Values = {}
-    _visits(scene, values)
-    _hours(scene, values)
-    _sequence(scene, values)
-    _others(scene, values)
-    _places(scene, values)
-    _opening(scene, values)
-    _tastes(scene, values)
-    _learned(scene, values)
-    _firsts(scene, values)
-    _returns(scene, values)
-    _dismissals(scene, values)
+    for make in _makers(frozenset(wanted)):
+        make(scene, values)
     matrix = np.zeros((len(NAMES), len(scene.rows)), np.float32)
     for column, name in enumerate(NAMES):
         matrix[column] = values.get(name, 0.0)
@@ -327,25 +321,32 @@ def metres_between(a: Array, b: Array) -> Array:
     return np.asarray(EARTH_RADIUS_METRES * chords, np.float64)
 
 
+def _metres_from(origin: Array, points: Array) -> Array:
+    return np.asarray(np.nan_to_num(metres_between(points, origin[None])[:, 0], nan=UNKNOWN), np.float64)
+
+
+def _here(scene: Scene, values: Values) -> None:
+    values["metres_here"] = UNKNOWN
+    if scene.joined.context.location is not None:
+        points = scene.catalogue.point[scene.rows]
+        values["metres_here"] = _metres_from(unit_vector(scene.joined.context.location), points)
+
+
 def _places(scene: Scene, values: Values) -> None:
     catalogue, joined, history = scene.catalogue, scene.joined, scene.history
-    values |= dict.fromkeys(("metres_here", "metres_last", "metres_top", "metres_any", "metres_before"), UNKNOWN)
+    values |= dict.fromkeys(("metres_last", "metres_top", "metres_any", "metres_before"), UNKNOWN)
     points = catalogue.point[scene.rows]
     if not np.isfinite(points).any():
         return
     unit = scene.pack.near_metres / 2
     popularity = values.get("popular_ever", 0.0)
-
-    def metres_from(origin: Array) -> Array:
-        return np.asarray(np.nan_to_num(metres_between(points, origin[None])[:, 0], nan=UNKNOWN), np.float64)
-
     origin = None
     if scene.before >= 0:
-        values["metres_before"] = metres_from(_point(scene, scene.before))
+        values["metres_before"] = _metres_from(_point(scene, scene.before), points)
     if scene.last >= 0:
-        origin = values["metres_last"] = metres_from(_point(scene, scene.last))
+        origin = values["metres_last"] = _metres_from(_point(scene, scene.last), points)
     if joined.context.location is not None:
-        origin = values["metres_here"] = metres_from(unit_vector(joined.context.location))
+        origin = np.asarray(values["metres_here"])
     if origin is not None:
         values["metres_rank"] = np.searchsorted(np.sort(origin), origin).astype(np.float64)
         if scene.last >= 0:
@@ -482,3 +483,51 @@ def _dismissals(scene: Scene, values: Values) -> None:
         numbers = np.array(raw.item)[dismissed]
         counts = np.bincount(numbers, np.exp(-weeks), len(scene.joined.items))
         values["dismissed"] = scene.spread(np.asarray(counts, np.float64))
+
+
+class _Maker(NamedTuple):
+    make: Callable[[Scene, Values], None]
+    gives: frozenset[str]
+    needs: frozenset[str] = frozenset()  # features that others give
+
+
+def _of(*families: str) -> frozenset[str]:
+    return frozenset(name for name in NAMES if FAMILY[name] in families)
+
+
+_HISTORY = frozenset({"history_length", "history_distinct", "top_share", "staleness"})
+_NEWS = frozenset({"new_rate", "new_rate_hours", "new_rate_5", "last_is_new", "hour", "weekday"})
+_SESSION = frozenset({"gap", "session_length", "session_hours", "session_distinct", "after_total"})
+_BY_LAST = frozenset({"similar_last", "meaning_last", "beside_last", "after_last"})
+_BY_ALL = frozenset({"similar", "meaning", "beside", "after"})
+
+# Each comes after those whose features it needs.
+_MAKERS = (
+    _Maker(_visits, _of("visited") | _HISTORY),
+    _Maker(_hours, _of("habit") | _NEWS, frozenset({"count"})),
+    _Maker(_sequence, _of("sequence") | _SESSION, frozenset({"count"})),
+    _Maker(_others, _of("followed", "popular") - {"popular_hour"}, frozenset({"count", "after_count"})),
+    _Maker(_here, frozenset({"metres_here"})),
+    _Maker(
+        _places,
+        _of("near") - {"metres_here"} | {"around"},
+        frozenset({"count", "metres_here", "popular_ever", "popular_1h", "popular_1d"}),
+    ),
+    _Maker(_opening, frozenset({"open"})),
+    _Maker(_tastes, _of("taste")),
+    _Maker(_learned, _of("moment") - {"open"} | _BY_LAST | {"popular_hour", "users", "per_user"}),
+    _Maker(_firsts, _BY_ALL | _of("next", "first"), frozenset({"new_rate_hours"})),
+    _Maker(_returns, _of("returning")),
+    _Maker(_dismissals, _of("dismissed")),
+)
+
+
+@cache
+def _makers(wanted: frozenset[str]) -> list[Callable[[Scene, Values], None]]:
+    """Return what makes the wanted features, in order."""
+    needed, makers = wanted, []
+    for maker in reversed(_MAKERS):
+        if needed & maker.gives:
+            needed |= maker.needs
+            makers.append(maker.make)
+    return makers[::-1]

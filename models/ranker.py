@@ -15,7 +15,7 @@ belongs to.
 import hashlib
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,6 +58,12 @@ class Ranker:
     tables: ItemTables
     corrects_weights: bool = False  # whether trees come on top of all parts by the starting weights, or in their place
     version: str = "unsaved"  # content hash of its files, 16 hexadecimal digits
+
+    @cached_property
+    def looks_at(self) -> frozenset[str]:
+        """The features that a score and its reasons depend on."""
+        used = np.flatnonzero(self.trees.feature_importance())
+        return frozenset(NAMES[column] for column in (*used.tolist(), CHANCE, KNOWN))
 
     def scores(self, features: NDArray[np.float32]) -> NDArray[np.float64]:
         """Return the scores [n] of candidates [n, len(NAMES)]; only differences within a request mean anything."""

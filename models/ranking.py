@@ -147,7 +147,7 @@ def rank(
         scores = parts.sum(axis=1)
     else:
         scene, base = before_trees(asking, weights, ranker.tables, request.k, corrects_weights=ranker.corrects_weights)
-        rows, features = scene.rows, candidate_features(scene)
+        rows, features = scene.rows, candidate_features(scene, ranker.looks_at)
         scores = np.round(ranker.scores(features) + base.sum(axis=1), 6)
     order = best_first(catalogue, rows, scores)[: request.k]
     if not request.explain:

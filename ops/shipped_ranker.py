@@ -11,32 +11,31 @@ import shutil
 from collections.abc import Iterator, Mapping
 from itertools import chain
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated
 
 import msgspec
 import numpy as np
 import typer
 
 from models.artefact import SHIPPED_RANKER
-from models.base_model import cache_folder, written_at_once
-from models.chunks import item_chunks
-from models.embedding_cache import EmbeddingCache
+from models.base_model import written_at_once
 from models.encoder import Encoder
 from models.export import load_shipped_encoder
 from models.features import NAMES
 from models.feedback_training import Compared, Correction, compared, fit
 from models.item_tables import ItemTables
-from models.ranker import Ranker
+from models.ranker import NAMES_FILE, Ranker
 from models.recommender import Recommender, request_text
 from models.shown_lists import ShownList
 from ops.errors import explained
 from ops.progress import progress_bar
+from ops.shipped_student import CITIES, City, embedded
 from ops.simulator.chance import chance
 from ops.simulator.choice import attractions
 from ops.simulator.events import events, history
 from ops.simulator.in_process import Asked, lived
 from ops.simulator.world import DAY_MS, World, build_world
-from schemas.domains import pack_for
+from schemas.errors import BadInputError
 from schemas.records import Item, JoinedRequest, Shown
 from streams.logs import configure_logs
 
@@ -50,17 +49,7 @@ SEEN = ("metres_here", "open", "price_difference")
 UNSAID = {"location": 0.1, "hours": 0.2, "price": 0.2}  # of the items: share for which each is not known
 
 
-class Place(NamedTuple):
-    """A simulated city, small or large: what is learned must not depend on the size of the catalogue."""
-
-    seed: int
-    restaurants: int
-    users: int
-    requests: int  # a day
-
-
-CITIES = (Place(11, 300, 1_000, 1_000), Place(12, 600, 1_500, 1_500))  # the default city is left for measuring
-DAYS = 2
+DAYS = 2  # of a request a user, in the cities that the student learns from too
 
 
 def make(
@@ -73,13 +62,15 @@ def make(
     """
     with explained():
         configure_logs("ranker", "warning")
+        if out.exists() and not (out / NAMES_FILE).is_file():
+            raise BadInputError(f"{out} holds no ranker, and would be replaced by one: name another folder")
         encoder = load_shipped_encoder(threads=1)
-        total = sum(place.requests for place in CITIES) * DAYS
+        total = sum(city.users for city in CITIES) * DAYS
         groups: list[Compared] = []
         with progress_bar() as bar:
             task = bar.add_task("learning lists", total=total)
-            for place in CITIES:
-                for group in place_groups(place, encoder):
+            for city in CITIES:
+                for group in city_groups(city, encoder):
                     groups.append(group)
                     bar.update(task, completed=len(groups))
         encoder.close()
@@ -90,9 +81,9 @@ def make(
         typer.echo(f"{out}: {sum(file.stat().st_size for file in out.iterdir()):,} bytes from {len(groups):,} lists")
 
 
-def place_groups(place: Place, encoder: Encoder) -> Iterator[Compared]:
+def city_groups(city: City, encoder: Encoder) -> Iterator[Compared]:
     """Yield what a city's people would choose, with the features that the ranker sees."""
-    world = build_world(place.seed, users=place.users, restaurants=place.restaurants)
+    world = build_world(city.seed, users=city.users, restaurants=city.restaurants)
     items = {item_id: _patchy(world, item_id) for item_id in world.city.ids}
     recommender = filled(Recommender(encoder.dim, "starting"), encoder, items)
 
@@ -103,7 +94,7 @@ def place_groups(place: Place, encoder: Encoder) -> Iterator[Compared]:
     until = START_MS + DAYS * DAY_MS
     life = chain(
         history(world, START_MS, days=PAST_DAYS),
-        events(world, START_MS, place.requests * 1000 / DAY_MS, until_ms=until),
+        events(world, START_MS, city.users * 1000 / DAY_MS, until_ms=until),
     )
 
     def listed(joined: JoinedRequest) -> list[str]:
@@ -138,10 +129,8 @@ def _patchy(world: World, item_id: str) -> Item:
 
 def filled(recommender: Recommender, encoder: Encoder, items: Mapping[str, Item]) -> Recommender:
     """Return a recommender with these items put into its catalogue."""
-    cache = EmbeddingCache(cache_folder() / "embeddings.sqlite")
-    for item_id, item in items.items():
-        recommender.put([item_id], [item], [cache.encode(encoder, item_chunks(pack_for(item.domain), item))])
-    cache.close()
+    for (item_id, item), chunks in zip(items.items(), embedded(encoder, items.values()), strict=True):
+        recommender.put([item_id], [item], [chunks])
     return recommender
 
 

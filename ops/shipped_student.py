@@ -6,7 +6,7 @@ Cut off, the same command goes on where it was; only what is learned from choice
 models/DISTILLATION.md says what comes out, and how long it takes.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -32,7 +32,7 @@ from ops.simulator.events import events
 from ops.simulator.world import build_world, moment_of
 from ops.student_texts import texts
 from schemas.domains import pack_for
-from schemas.records import Context, Request
+from schemas.records import Context, Item, Request
 from streams.logs import configure_logs
 
 LAYERS, STEPS = 4, 1_200
@@ -43,14 +43,14 @@ REMEMBERED, HELD_OUT = slice(1_000, 7_000), slice(400)
 
 
 class City(NamedTuple):
-    """A simulated city whose people's choices are learned from; the default city is left for measuring."""
+    """A simulated city whose people's choices are learned from."""
 
     seed: int
     restaurants: int
     users: int
 
 
-CITIES = (City(11, 300, 1_000), City(12, 600, 1_500))
+CITIES = (City(11, 300, 1_000), City(12, 600, 1_500))  # the default city is left for measuring
 REQUESTS = 5_000  # with words, of each city
 
 
@@ -116,9 +116,7 @@ def choices(city: City, teacher: Encoder) -> Catalogued:
     """Return requests of a city's people, and how likely each goes where."""
     world = build_world(city.seed, users=city.users, restaurants=city.restaurants)
     pack = pack_for(DOMAIN)
-    cache = EmbeddingCache(cache_folder() / "embeddings.sqlite")
-    read = [cache.encode(teacher, item_chunks(pack, item)).mean(axis=0) for item in world.city.items.values()]
-    cache.close()
+    read = [chunks.mean(axis=0) for chunks in embedded(teacher, world.city.items.values())]
     asked, chosen, context = [], [], Context()
     for event in events(world, START_MS, 1 / 60):
         if isinstance(event.record, Context):
@@ -133,6 +131,14 @@ def choices(city: City, teacher: Encoder) -> Catalogued:
     items = np.stack(read)
     items /= np.linalg.norm(items, axis=1, keepdims=True)
     return Catalogued(teacher.tokenize(asked, "query"), items.astype(np.float32), np.stack(chosen))
+
+
+def embedded(encoder: Encoder, items: Iterable[Item]) -> Iterator[np.ndarray]:
+    """Yield the vectors of each item's chunks [chunks, dim], those that were made before from the cache."""
+    cache = EmbeddingCache(cache_folder() / "embeddings.sqlite")
+    for item in items:
+        yield cache.encode(encoder, item_chunks(pack_for(item.domain), item))
+    cache.close()
 
 
 if __name__ == "__main__":

@@ -17,7 +17,8 @@ async def test_both_arms_live_the_same_days_and_one_is_trained_after_each(broker
     (frozen, learning) = lived["frozen"], lived["learning"]
     assert [day.requests for day in frozen] == [day.requests for day in learning]
     assert frozen[0].model == learning[0].model
-    assert frozen[0].clicks == pytest.approx(learning[0].clicks, rel=0.01)
+    # What others did in the same portion may be known to one arm's request and not to the other's.
+    assert frozen[0].clicks == pytest.approx(learning[0].clicks, rel=0.1)
     assert 0 < frozen[0].clicks < frozen[0].best
     assert [day.training for day in frozen] == ["", ""]
     assert learning[0].training.startswith("trained on")

@@ -151,6 +151,28 @@ def test_it_sees_what_is_open():
     assert {name: seen[catalogue.row_of[name]] for name in hours} == {"open": 1, "closed": 0, "nobody knows": -1}
 
 
+def test_a_feature_made_for_itself_is_the_same_as_among_all(data, ranker, joined):
+    catalogue = bare_catalogue(data, EATING)
+    for _, entry in joined[:3]:
+        scene = ranking_scene(question(catalogue, EATING, entry, Weights()), Weights(), ranker.tables, k=10)
+        everything = candidate_features(scene)
+        for column, name in enumerate(NAMES):
+            assert np.array_equal(candidate_features(scene, {name})[:, column], everything[:, column]), name
+
+
+def test_a_ranker_knows_which_features_it_looks_at(data, ranker, joined):
+    catalogue = bare_catalogue(data, EATING)
+    _, entry = joined[0]
+    scene = ranking_scene(question(catalogue, EATING, entry, Weights()), Weights(), ranker.tables, k=10)
+    everything = candidate_features(scene)
+    unseen = [name not in ranker.looks_at for name in NAMES]
+    assert any(unseen)
+    changed = everything.copy()
+    changed[:, unseen] = 7.0
+    assert np.array_equal(ranker.scores(changed), ranker.scores(everything))
+    assert np.array_equal(ranker.parts(changed, PARTS), ranker.parts(everything, PARTS))
+
+
 def test_every_feature_belongs_to_a_part_of_the_score():
     assert set(FEATURES.values()) <= set(PARTS)
 

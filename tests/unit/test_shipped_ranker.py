@@ -5,13 +5,15 @@ from itertools import chain
 import msgspec
 import numpy as np
 import pytest
+import typer
 
 from models.artefact import SHIPPED_RANKER
 from models.features import NAMES
 from models.ranker import Ranker
 from models.ranking import PARTS
 from models.recommender import Recommender
-from ops.shipped_ranker import CITIES, SEEN
+from ops.shipped_ranker import SEEN, make
+from ops.shipped_student import CITIES
 from ops.simulator.choice import click_probabilities
 from ops.simulator.events import events, history
 from ops.simulator.in_process import lived
@@ -30,7 +32,7 @@ def ranker():
 
 @pytest.fixture(scope="module")
 def world():
-    assert SEED not in {place.seed for place in CITIES}
+    assert SEED not in {city.seed for city in CITIES}
     return build_world(SEED, users=200, restaurants=150)
 
 
@@ -98,3 +100,12 @@ def test_where_places_and_hours_are_not_known_the_starting_weights_alone_decide(
             made.put([item_id], [msgspec.structs.replace(item, hours=None)], [np.zeros((1, 1), np.float32)])
         lists.append([item.item_id for item in made.recommend([joined_request()], [None])[0]])
     assert lists[0] == lists[1]
+
+
+def test_making_it_again_replaces_no_folder_that_holds_something_else(tmp_path, capsys):
+    (tmp_path / "precious").touch()
+    with pytest.raises(typer.Exit) as refused:
+        make(out=tmp_path)
+    assert refused.value.exit_code == 2
+    assert "holds no ranker" in capsys.readouterr().err
+    assert (tmp_path / "precious").exists()
