@@ -32,8 +32,9 @@ TokenIds = NDArray[np.int64]
 
 _FORMAT = 1
 _VERSION_DIGITS = 16
-_TOKENS_PER_RUN = 512  # a larger run is no faster on a CPU and holds more memory
-_TOKENS_WORTH_A_THREAD = 128  # fewer are not split: on busy cores a second thread is waited for longer than it saves
+# Of one thread. A larger run is no faster on a CPU; fewer tokens are not shared out, because on busy cores a second
+# thread is waited for longer than it saves, and with nothing else to do it would have the next batch.
+_TOKENS_PER_RUN = 512
 _CHARACTERS_PER_TOKEN = 32  # twice the longest piece of any vocabulary seen; more text than this is never looked at
 
 
@@ -100,7 +101,6 @@ class Encoder:
         self.provider: str = sessions["query"].get_providers()[0]
         self._tokenizer = tokenizer
         self._sessions = sessions
-        self._threads = threads
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="encode")
 
     @classmethod
@@ -158,7 +158,7 @@ class Encoder:
             for row, vector in zip(rows, self._run([tokens[row] for row in rows], kind), strict=True):
                 vectors[row] = vector
 
-        runs = _plan_runs([len(ids) for ids in tokens], self._threads)
+        runs = _plan_runs([len(ids) for ids in tokens])
         if len(runs) == 1:
             run(runs[0])  # here: another thread would cost a single request two switches
         else:
@@ -173,7 +173,7 @@ class Encoder:
             for row, hidden in zip(rows, self._states([tokens[row] for row in rows], kind), strict=True):
                 states[row] = hidden
 
-        list(self._pool.map(run, _plan_runs([len(ids) for ids in tokens], self._threads)))
+        list(self._pool.map(run, _plan_runs([len(ids) for ids in tokens])))
         return states
 
     def close(self) -> None:
@@ -194,16 +194,11 @@ class Encoder:
         return [hidden[row, : len(ids)].astype(np.float32, copy=False) for row, ids in enumerate(tokens)]
 
 
-def _plan_runs(lengths: Sequence[int], threads: int) -> list[list[int]]:
-    """Split rows into runs of the model, longest first so that the threads finish together.
-
-    A run holds rows of similar length within a budget of padded tokens, less than the whole where that leaves a thread
-    without work that is worth waking it.
-    """
-    budget = min(_TOKENS_PER_RUN, max(-(-sum(lengths) // threads), _TOKENS_WORTH_A_THREAD))
+def _plan_runs(lengths: Sequence[int]) -> list[list[int]]:
+    """Split rows into runs of the model: rows of similar length within so many padded tokens, the longest first."""
     runs: list[list[int]] = []
     for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
-        if not runs or (len(runs[-1]) + 1) * lengths[runs[-1][0]] > budget:
+        if not runs or (len(runs[-1]) + 1) * lengths[runs[-1][0]] > _TOKENS_PER_RUN:
             runs.append([])
         runs[-1].append(row)
     return runs

@@ -93,6 +93,7 @@ _declare(
 )  # fmt: skip
 
 NAMES = tuple(FEATURES)
+_COLUMN = {name: column for column, name in enumerate(NAMES)}
 
 
 Values = dict[str, Array | float]
@@ -162,10 +163,10 @@ def candidate_features(scene: Scene, wanted: Collection[str] = NAMES) -> NDArray
     values: Values = {}
     for make in _makers(frozenset(wanted)):
         make(scene, values)
-    matrix = np.zeros((len(NAMES), len(scene.rows)), np.float32)
-    for column, name in enumerate(NAMES):
-        matrix[column] = values.get(name, 0.0)
-    return np.ascontiguousarray(matrix.T)
+    matrix = np.zeros((len(scene.rows), len(NAMES)), np.float32)
+    for name, column in values.items():
+        matrix[:, _COLUMN[name]] = column
+    return matrix
 
 
 def _visits(scene: Scene, values: Values) -> None:
@@ -409,6 +410,10 @@ def _tastes(scene: Scene, values: Values) -> None:
     newest = np.full(codes, NEVER)
     newest[chosen] = np.log1p(history.age)
     values["category_age"] = newest[own]
+
+
+def _prices(scene: Scene, values: Values) -> None:
+    catalogue, history = scene.catalogue, scene.history
     prices = np.append(catalogue.price, np.nan)
     price = prices[scene.rows]
     values["price"] = np.nan_to_num(price, nan=UNKNOWN)
@@ -498,6 +503,7 @@ def _of(*families: str) -> frozenset[str]:
 _HISTORY = frozenset({"history_length", "history_distinct", "top_share", "staleness"})
 _NEWS = frozenset({"new_rate", "new_rate_hours", "new_rate_5", "last_is_new", "hour", "weekday"})
 _SESSION = frozenset({"gap", "session_length", "session_hours", "session_distinct", "after_total"})
+_PRICES = frozenset({"price", "price_difference"})
 _BY_LAST = frozenset({"similar_last", "meaning_last", "beside_last", "after_last"})
 _BY_ALL = frozenset({"similar", "meaning", "beside", "after"})
 
@@ -514,7 +520,8 @@ _MAKERS = (
         frozenset({"count", "metres_here", "popular_ever", "popular_1h", "popular_1d"}),
     ),
     _Maker(_opening, frozenset({"open"})),
-    _Maker(_tastes, _of("taste")),
+    _Maker(_tastes, _of("taste") - _PRICES),
+    _Maker(_prices, _PRICES),
     _Maker(_learned, _of("moment") - {"open"} | _BY_LAST | {"popular_hour", "users", "per_user"}),
     _Maker(_firsts, _BY_ALL | _of("next", "first"), frozenset({"new_rate_hours"})),
     _Maker(_returns, _of("returning")),

@@ -15,7 +15,7 @@ belongs to.
 import hashlib
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,7 +63,8 @@ class Ranker:
     def looks_at(self) -> frozenset[str]:
         """The features that a score and its reasons depend on."""
         used = np.flatnonzero(self.trees.feature_importance())
-        return frozenset(NAMES[column] for column in (*used.tolist(), CHANCE, KNOWN))
+        chances = () if self.tables.returning is None else (CHANCE, KNOWN)
+        return frozenset(NAMES[column] for column in (*used.tolist(), *chances))
 
     def scores(self, features: NDArray[np.float32]) -> NDArray[np.float64]:
         """Return the scores [n] of candidates [n, len(NAMES)]; only differences within a request mean anything."""
@@ -76,9 +77,8 @@ class Ranker:
         if not len(features):
             return np.zeros((0, len(names)))
         values = np.asarray(self.trees.predict(features, pred_contrib=True, num_threads=1), np.float64)
-        parts = np.zeros((len(features), len(names)))
-        for column, part in enumerate(FEATURES.values()):
-            parts[:, names.index(part)] += values[:, column]
+        # The last column is what all candidates have in common.
+        parts: NDArray[np.float64] = values[:, :-1] @ _membership(tuple(names))
         known = features[:, KNOWN] > 0
         for part, those in (("habit", known), ("learned", ~known)):
             parts[those, names.index(part)] += log_chance(features[those])
@@ -125,6 +125,12 @@ class Groups:
     def hiding(self, families: Collection[str]) -> "Groups":
         """Return the same lists with some families of features set to 0, so that no tree looks at them."""
         return replace(self, features=hidden(self.features, families))
+
+
+@cache
+def _membership(parts: tuple[str, ...]) -> NDArray[np.float64]:
+    """Return 1 where a feature belongs to a part [len(NAMES), len(parts)], else 0."""
+    return np.array([[float(part == own) for part in parts] for own in FEATURES.values()])
 
 
 def log_chance(features: NDArray[np.float32]) -> NDArray[np.float64]:
