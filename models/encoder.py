@@ -83,6 +83,7 @@ class Encoder:
         version: content hash of the artefact, 16 hexadecimal digits; equal versions give equal vectors on one machine.
         passage_version: likewise, of what reads passages alone: a student's is its teacher's version.
         provider: the ONNX Runtime execution provider in use, such as "CPUExecutionProvider".
+        threads: how many runs go on at the same time.
 
     """
 
@@ -101,6 +102,7 @@ class Encoder:
         self.provider: str = sessions["query"].get_providers()[0]
         self._tokenizer = tokenizer
         self._sessions = sessions
+        self.threads = threads
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="encode")
 
     @classmethod

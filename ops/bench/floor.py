@@ -110,7 +110,7 @@ def raw_onnx(model: str | Path, texts: Sequence[str]) -> OnnxCost:
             mask[row, : len(token_ids)] = 1
         inputs.append({"input_ids": ids, "attention_mask": mask})
     session = encoder._sessions["query"]  # noqa: SLF001 - the very session, so that nothing but our code around it differs
-    with ThreadPoolExecutor(encoder._threads) as pool:  # noqa: SLF001
+    with ThreadPoolExecutor(encoder.threads) as pool:
         began = time.monotonic()
         for _ in pool.map(lambda arrays: session.run(None, arrays), inputs):
             pass
