@@ -105,10 +105,15 @@ async def measure_latency(
             say(f"{rate:.1f} requests a second for {seconds:.0f} s")
             runs.append(await _run(bed, rate, seconds, pids))
             say(f"more than can be answered, {at_once:.1f} requests a second, for {OVERLOAD_SECONDS:.0f} s")
-            one_by_one = (await _run(bed, at_once, OVERLOAD_SECONDS, pids)).answers_per_second
+            one_by_one = await live_capacity(bed, at_once, pids)
             say(f"{one_by_one / 2:.1f} requests a second for {seconds:.0f} s")
             runs.append(await _run(bed, one_by_one / 2, seconds, pids))
     return at_once, one_by_one, runs
+
+
+async def live_capacity(bed: Testbed, overload: float, pids: dict[str, int]) -> float:
+    """Return how many requests a second running stages answer while ``overload`` a second are posted one by one."""
+    return (await _run(bed, overload, OVERLOAD_SECONDS, pids)).answers_per_second
 
 
 async def _run(bed: Testbed, rate: float, seconds: float, pids: dict[str, int]) -> Latency:

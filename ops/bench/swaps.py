@@ -22,7 +22,7 @@ from models.encoder import MANIFEST, PASSAGES_MANIFEST, file_sha256
 from models.retraining import starting_model
 from models.roles import with_role
 from models.store import ModelStore
-from ops.bench.latency import WARM_UP_SECONDS
+from ops.bench.latency import WARM_UP_SECONDS, live_capacity
 from ops.bench.testbed import StalledError, Testbed, testbed
 from ops.bench.throughput import measure_capacity
 from ops.simulator.events import events
@@ -50,7 +50,7 @@ Span = tuple[float, float]
 class Swaps:
     """What came of it. Times are seconds on one monotonic clock."""
 
-    capacity: float  # requests per second
+    capacity: float  # requests per second, posted one by one
     rate: float
     posted: dict[str, float] = field(default_factory=dict)  # request id -> when it was acknowledged
     answered: dict[str, float] = field(default_factory=dict)  # request id -> when its first answer was read
@@ -118,18 +118,22 @@ async def measure_swaps(settings: Settings, world: World, times: int, capacity_r
             await bed.state_done()
         say("measuring the capacity")
         _, answers = await measure_capacity(bed, capacity_requests, [])
-        capacity, _ = await measure_capacity(bed, capacity_requests, answers)
-        result = Swaps(capacity, LOAD * capacity)
+        at_once, _ = await measure_capacity(bed, capacity_requests, answers)
         # Its own cache: what made-up models leave there is nobody's.
         cache = {"XDG_CACHE_HOME": str(bed.folder / "cache")}
         inference = bed.settings.inference.model_copy(update={"model": str(_model(bed.settings, bed.folder, 0))})
         own = bed.settings.model_copy(update={"inference": inference})
         stage = Stage("inference", own, bed.folder / "inference.log", cache)
-        async with bed.stage("state"), bed.reader(RECOMMENDATIONS) as reader:
+        async with bed.stage("state") as state:
             await bed.state_done()
             await stage.start(timeout=1800)
             try:
-                await _run(bed, stage, reader, result, times, say)
+                say(f"more than can be answered, {at_once:.1f} requests a second")
+                capacity = await live_capacity(bed, at_once, {"state": state.pid, "inference": stage.pid})
+                await bed.state_done()
+                result = Swaps(capacity, LOAD * capacity)
+                async with bed.reader(RECOMMENDATIONS) as reader:
+                    await _run(bed, stage, reader, result, times, say)
             finally:
                 await stage.stop()
         return result

@@ -35,6 +35,7 @@ from .source import (
 )
 
 WORST_RATING = 1
+ANCIENT_MS = 1e11  # 1973, long before the first review
 _COLUMNS = {
     "user": ("userid",),
     "product": ("parentasin", "asin", "itemid"),
@@ -137,11 +138,14 @@ def _review(line: bytes) -> _Review:
 
 
 def _review_from_csv(row: dict[str, str]) -> _Review:
+    moment = number(row["timestamp"], "timestamp")
+    if moment < ANCIENT_MS:  # the data of 2014 and 2018 count seconds
+        moment *= 1000
     return _Review(
         identifier(row["user"], "user"),
         identifier(row["product"], "product"),
         rating(row["rating"], WORST_RATING),
-        event_time(number(row["timestamp"], "timestamp")),
+        event_time(moment),
         "",
     )
 

@@ -15,7 +15,7 @@ import asyncio
 import shutil
 import tempfile
 import time
-from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +111,7 @@ class TrainerApp:
             Exception: whatever ended the stage; the next process goes on with the run.
 
         """
-        await self._until(stop, self._lead(), self._judge_canaries())
+        await self._until(stop, self._lead, self._judge_canaries)
 
     async def run_once(self, stop: asyncio.Event) -> None:
         """Finish the run in progress if there is one, else train on the examples there are now.
@@ -120,9 +120,9 @@ class TrainerApp:
             NotTheTrainerError: another trainer works on this model.
 
         """
-        await self._until(stop, self._lead_once())
+        await self._until(stop, self._lead_once)
 
-    async def _until(self, stop: asyncio.Event, *working: Coroutine[Any, Any, None]) -> None:
+    async def _until(self, stop: asyncio.Event, *working: Callable[[], Coroutine[Any, Any, None]]) -> None:
         serve(self.settings.metrics, self.progress)
         topics = (RETRAINING, USERS_ERASURE, CATALOG_ITEMS, MODELS, MODELS_DECISIONS, RECOMMENDATIONS, DEADLETTERS)
         await require_access(
@@ -133,7 +133,8 @@ class TrainerApp:
         await self._lock.start()
         self._lock.subscribe([full_name(self.kafka, MODELS)], listener=_Ownership(self._mine, self.progress))
         watching = self.progress.watch(dict, self._lock.end_offsets)  # nothing of it is behind: it waits for its time
-        tasks = [asyncio.create_task(work) for work in (*working, self._hold(), watching, stop.wait())]
+        works = (*(begin() for begin in working), self._hold(), watching, stop.wait())
+        tasks = [asyncio.create_task(work) for work in works]
         try:
             finished, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in finished:

@@ -100,6 +100,14 @@ def test_gzipped_sources_give_the_same_data(tmp_path, name, source):
     assert unzipped[:3] == plain[:3]
 
 
+def test_times_of_reviews_in_seconds_and_in_milliseconds_are_told_apart(tmp_path):
+    milliseconds = SAMPLES / "amazon" / "All_Beauty.csv"
+    seconds = tmp_path / "seconds.csv"
+    header, *lines = milliseconds.read_text().splitlines()
+    seconds.write_text("\n".join([header, *(line.removesuffix("000") for line in lines)]))
+    assert run("amazon", seconds, tmp_path / "one")[:3] == run("amazon", milliseconds, tmp_path / "other")[:3]
+
+
 @pytest.mark.parametrize(("name", "source"), SOURCES)
 def test_a_byte_order_mark_and_line_ends_of_windows_change_nothing(tmp_path, name, source):
     windows = tmp_path / "windows"
