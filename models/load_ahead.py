@@ -1,5 +1,6 @@
-"""Load a model, and embed texts with it into the cache, in a process of its own.
+"""Fetch a model, load it, and embed texts with it into the cache, in a process of its own.
 
+    python -m models.load_ahead --fetch STORE VERSION SHA256
     python -m models.load_ahead MODEL CACHE < texts     (MODEL as for load_recommender; texts: a msgpack list)
     python -m models.load_ahead FOLDER                  (the ranker alone, of a model whose encoder is known)
 
@@ -15,6 +16,20 @@ from pathlib import Path
 import msgspec
 
 from schemas.errors import ExplainedError
+
+STORE_FAILED = 75  # exit code: another try may bring it
+
+
+def fetch(store: str, version: str, sha256: str) -> None:
+    """See that a version is in the local cache, whole and as it was announced."""
+    _give_way()
+    from models.store import ModelStore, StoreError
+
+    try:
+        ModelStore(store).fetch(version, sha256)
+    except StoreError as error:
+        print(error, file=sys.stderr)
+        sys.exit(STORE_FAILED)
 
 
 def main(model: str, cache: str | None = None) -> None:
@@ -42,6 +57,9 @@ def _give_way() -> None:
 
 if __name__ == "__main__":
     try:
-        main(*sys.argv[1:])
+        if sys.argv[1] == "--fetch":
+            fetch(*sys.argv[2:])
+        else:
+            main(*sys.argv[1:])
     except ExplainedError as error:
         sys.exit(str(error))

@@ -19,9 +19,9 @@ import structlog
 
 from schemas.errors import ExplainedError
 
-from .artefact import MANIFEST, MAX_MANIFEST_BYTES, ModelManifest, parse_manifest, read_model
+from .artefact import MANIFEST, MAX_MANIFEST_BYTES, File, ModelManifest, parse_manifest, read_model
 from .base_model import cache_folder, written_at_once
-from .encoder import ArtefactError
+from .encoder import ArtefactError, file_sha256
 
 CACHED_VERSIONS = 8  # kept in the local cache; the one not used for longest goes
 _CHUNK = 1024 * 1024
@@ -113,7 +113,7 @@ class ModelStore:
             StoreError: there is no such version, or the store can't be read.
 
         """
-        folder = self._cache / version
+        folder = self.folder(version)
         if folder.is_dir():
             try:
                 _check(folder, version, sha256)
@@ -125,12 +125,18 @@ class ModelStore:
             manifest = parse_manifest(data, self._path(version, MANIFEST))
             with written_at_once(folder) as draft:
                 (draft / MANIFEST).write_bytes(data)
+                known = self._cached_files()
                 for path, file in manifest.files.items():
-                    self._download(self._path(version, path), draft / path, file.size)
+                    if not _linked(known.get(file.sha256), file, draft / path):
+                        self._download(self._path(version, path), draft / path, file.size)
                 _check(draft, version, sha256)
             self._forget_old()
         os.utime(folder)
         return folder
+
+    def folder(self, version: str) -> Path:
+        """Return the local folder of a version that has been fetched."""
+        return self._cache / version
 
     def remove(self, version: str) -> None:
         """Remove a version; its manifest goes first, so that nobody begins to fetch the rest. Unknown ones are none."""
@@ -177,6 +183,15 @@ class ModelStore:
             except FileNotFoundError as error:
                 raise ArtefactError(f"{path} is missing in the model store {self.url}") from error
 
+    def _cached_files(self) -> dict[str, Path]:
+        """Return which files the versions in the cache say that they have, by sha256."""
+        found: dict[str, Path] = {}
+        for manifest in self._cache.glob(f"[0-9a-f]*/{MANIFEST}"):
+            with suppress(OSError, ArtefactError):
+                files = parse_manifest(manifest.read_bytes(), str(manifest)).files
+                found.update({file.sha256: manifest.parent / path for path, file in files.items()})
+        return found
+
     def _forget_old(self) -> None:
         with suppress(FileNotFoundError):  # another process forgets too
             cached = [(folder.stat().st_mtime, folder) for folder in self._cache.iterdir() if folder.name.isalnum()]
@@ -192,6 +207,16 @@ class ModelStore:
             raise
         except Exception as error:
             raise StoreError(f"model store {self.url}: {what}: {error}") from error
+
+
+def _linked(known: Path | None, file: File, target: Path) -> bool:
+    """Return whether a file could be had from another version: a trained ranker leaves the encoder as it was."""
+    with suppress(OSError):  # it may be gone by now, and not every file system has links
+        if known is not None and file_sha256(known) == file.sha256:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.link(known, target)
+            return True
+    return False
 
 
 def _check(folder: Path, version: str, sha256: str | None) -> None:

@@ -1,6 +1,6 @@
 """Which model answers whom: follows the announcements, prepares new models, and swaps them in between two batches.
 
-A new model is fetched and checked, its embeddings are made in another process, and its catalogue is filled while the
+A new model is fetched, checked and its embeddings are made in other processes, and its catalogue is filled while the
 old one goes on answering; one with the old one's encoder, as the trainer makes them, shares the old one's. Then both
 answer the same requests, and a model that fails, or takes too much longer than the old one, is refused: the old one
 goes on, and the log says why. What was announced stays announced; a refused model is tried again with the next
@@ -23,6 +23,7 @@ from aiokafka import ConsumerRecord
 from models.artefact import ENCODER
 from models.base_model import cache_folder
 from models.encoder import encoder_version
+from models.load_ahead import STORE_FAILED
 from models.roles import Role, holder, newer, on_canary
 from models.store import ModelStore, StoreError
 from schemas.codec import DecodeError
@@ -195,16 +196,19 @@ class Rollout:
 
     async def _prepare(self, wanted: ModelVersion | None) -> ServedModel:
         """Return a model that is ready to take over, with its catalogue full and kept up to date."""
-        source, champion = await self._source(wanted), self.serving.champion
+        if wanted is not None:
+            await _ahead("--fetch", self._store.url, wanted.version, wanted.sha256)
+        source = self._settings.inference.model if wanted is None else self._store.folder(wanted.version)
+        champion = self.serving.champion
         # Not of a shadow: what it does must not stand in the way of the thread that answers.
         if wanted is not None and wanted.role != "shadow" and champion.encoder.version == _encoder_of(source):
-            await _load_ahead(source)
+            await _ahead(str(source))
             model = await asyncio.to_thread(
                 champion.with_ranker_of, Path(source), name=self._name, announced=wanted.version
             )
         else:
             texts = await asyncio.to_thread(self._feed.texts, list(self._feed.items.values()))
-            await _load_ahead(source, texts)
+            await _ahead(str(source), str(cache_folder() / EMBEDDINGS), texts=texts)
             model = await self._load(source, wanted)
         await self._feed.join(model)
         try:
@@ -269,20 +273,20 @@ def _encoder_of(source: str | Path) -> str:
     return encoder_version(folder) if folder.is_dir() else ""
 
 
-async def _load_ahead(model: str | Path, texts: Sequence[str] | None = None) -> None:
-    """Run ``models.load_ahead``: on the ranker alone, or on the whole model, which embeds the texts.
+async def _ahead(*arguments: str, texts: Sequence[str] = ()) -> None:
+    """Run ``models.load_ahead``.
 
     Raises:
-        RefusedError: it failed, with what it said last.
+        StoreError: the model store failed, with what was said last.
+        RefusedError: anything else did, likewise.
 
     """
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "models.load_ahead", str(model),
-        *(() if texts is None else (str(cache_folder() / EMBEDDINGS),)),
+        sys.executable, "-m", "models.load_ahead", *arguments,
         stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     try:
-        _, said = await process.communicate(msgspec.msgpack.encode(texts or []))
+        _, said = await process.communicate(msgspec.msgpack.encode(texts))
     finally:
         if process.returncode is None:
             process.kill()
@@ -292,4 +296,6 @@ async def _load_ahead(model: str | Path, texts: Sequence[str] | None = None) -> 
 
 def _raise_last_words(said: str, code: int) -> NoReturn:
     last = said.strip().splitlines()[-1:] or [f"exit code {code}"]
-    raise RefusedError(f"it can't be loaded, or embed the catalogue: {last[0]}")
+    if code == STORE_FAILED:
+        raise StoreError(last[0])
+    raise RefusedError(f"it can't be fetched, loaded, or embed the catalogue: {last[0]}")

@@ -13,10 +13,12 @@ import numpy as np
 import pytest
 from tiny_models import tiny_encoder
 
-from models.artefact import write_model
+from models.artefact import read_model, write_model
 from models.base_model import load_base
 from models.embedding_cache import EmbeddingCache
 from models.export import export_encoder
+from models.load_ahead import STORE_FAILED
+from models.store import ModelStore
 from schemas.codec import encode
 from schemas.records import Context, Item, JoinedRequest, Request, Source
 from streams.inference.catalogue_feed import CatalogueFeed
@@ -216,6 +218,22 @@ def test_of_a_model_whose_encoder_is_known_the_ranker_alone_is_loaded_ahead(fold
     failed = subprocess.run([*command, str(tmp_path)], stdin=subprocess.DEVNULL, capture_output=True, check=False)
     assert failed.returncode == 1
     assert str(tmp_path) in failed.stderr.decode().splitlines()[-1]
+
+
+def test_a_model_is_fetched_ahead_and_a_store_that_fails_is_told_from_a_model_that_does(folders, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    store = ModelStore(str(tmp_path / "store"))
+    version = store.put(folders[0])
+    command = [sys.executable, "-m", "models.load_ahead", "--fetch", store.url]
+    subprocess.run([*command, version, store.manifest(version)[1]], check=True)
+    assert read_model(store.folder(version)).version == version
+
+    refused = subprocess.run([*command, version, "0" * 64], capture_output=True, text=True, check=False)
+    assert refused.returncode == 1
+    assert "not the one that was announced" in refused.stderr
+    unknown = subprocess.run([*command, "0" * 16, "0" * 64], capture_output=True, text=True, check=False)
+    assert unknown.returncode == STORE_FAILED
+    assert f"has no version {'0' * 16}" in unknown.stderr
 
 
 def test_models_with_the_same_tokenizer_share_it(folders):

@@ -142,6 +142,24 @@ def test_a_damaged_cache_is_mended(store, tmp_path):
     assert contents(store.fetch(version)) == contents(first)
 
 
+def test_a_file_that_the_cache_has_already_is_not_fetched_again_unless_it_is_damaged(store, tmp_path, files):
+    first, second, note = model(tmp_path / "first", "1"), tmp_path / "second", tmp_path / "note"
+    note.mkdir()
+    (note / "note.json").write_text("another model with the same encoder")
+    write_model(second, name="tiny", base="bert", encoder=first / "encoder", weights=note)
+    one, other = store.put(first), store.put(second)
+    encoder = store.fetch(one) / "encoder/model.onnx"
+    filesystem, root = files
+    filesystem.rm_file(f"{root}/{other}/encoder/model.onnx")
+    assert contents(store.fetch(other)) == contents(second)
+    assert encoder.samefile(store.folder(other) / "encoder/model.onnx")
+
+    encoder.write_bytes(b"half")  # of both, as it is one file
+    with pytest.raises(ArtefactError, match=f"{other}/encoder/model.onnx is missing"):
+        store.fetch(other)
+    assert contents(store.fetch(one)) == contents(first)
+
+
 def test_many_may_fetch_at_the_same_time(tmp_path):
     store = ModelStore(str(tmp_path / "store"), tmp_path / "cache")  # fsspec's memory is not one for threads
     first = model(tmp_path / "first", "1")
