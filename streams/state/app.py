@@ -512,6 +512,9 @@ def _faust_app(settings: Settings, options: Mapping[str, Any]) -> faust.App:
         broker_commit_interval=max(0.2, settings.state.flush_ms / 1000),
         broker_session_timeout=10.0,
         broker_heartbeat_interval=2.0,
+        # Once the tables are recovered, Faust's consumer is asked for nothing; left out of the group for that, it would
+        # never come back, and the stage would stand still.
+        broker_max_poll_interval=float(NEVER_SECONDS),
         stream_wait_empty=False,
         stream_processing_timeout=float(NEVER_SECONDS),  # Faust sees no event of the input topics and would complain
         broker_commit_livelock_soft_timeout=float(NEVER_SECONDS),
