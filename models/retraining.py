@@ -158,7 +158,13 @@ def train(
         ranker.save(draft / RANKER)
         candidate, vector = _with_ranker(champion, Ranker.load(draft / RANKER)), vectors(champion.encoder)
         verdict = judge(
-            champion.recommender, candidate, _with_ranker(champion, ranker), vector, [*older, *learned], held_back
+            champion.recommender,
+            candidate,
+            _with_ranker(champion, ranker),
+            vector,
+            [*older, *learned],
+            held_back,
+            first=not champion.manifest.training,
         )
         told = held_back[-CALIBRATED:]
         scores = dict(zip((each.key for each in told), shown_scores(candidate, vector, told), strict=True))

@@ -73,7 +73,7 @@ class InferenceSettings(_Section):
     budget_ms: int | None = Field(default=None, ge=1)  # age at which a request gets the cheaper list; None: never
     model_name: str = "tablecast"
     model: str = "shipped"  # until one is announced: "shipped", "base" or the folder of a model
-    max_slowdown: float = Field(default=1.5, gt=0)  # of an announced model; beyond, the one before goes on serving
+    max_slowdown: float = Field(default=2.0, gt=0)  # of an announced model; beyond, the one before goes on serving
     exploration: dict[str, ExplorationSettings] = {}  # by domain; none: lists are shown as they are ranked
 
     @field_validator("exploration")

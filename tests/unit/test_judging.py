@@ -51,10 +51,10 @@ def good():
     return learned(lists(200))
 
 
-def verdict(champion, candidate, held_back, trained=None):
+def verdict(champion, candidate, held_back, trained=None, **more):
     trained = candidate if trained is None else trained
     vector = vectors(NoEncoder())
-    return judge(recommender(champion), recommender(candidate), recommender(trained), vector, [], held_back)
+    return judge(recommender(champion), recommender(candidate), recommender(trained), vector, [], held_back, **more)
 
 
 def failed(found):
@@ -75,6 +75,14 @@ def test_a_candidate_that_learned_the_opposite_is_refused_with_the_figures(good)
     assert not found.passed
     assert "all" in failed(found)
     assert "refused: all: -" in found.reason
+
+
+def test_the_first_that_learned_here_may_take_longer_than_what_came_with_tablecast(good, monkeypatch):
+    monkeypatch.setattr("models.judging._p99_ms", lambda *_: (9.0, 1.0))
+    for first in (True, False):
+        found = verdict(good, good, lists(120), first=first)
+        (check,) = [each for each in found.checks if each.name == "latency ratio"]
+        assert check.passed == first
 
 
 def test_nothing_held_back_publishes_nothing(good):
