@@ -179,6 +179,7 @@ def fit_trees(groups: Groups, *, rounds: int, leaves: int, learning_rate: float,
         "bagging_freq": 1,
         "seed": seed,
         "deterministic": True,
+        "num_threads": 1,  # on busy cores several add up in one order or another, "deterministic" or not
         "force_row_wise": True,
         "verbosity": -1,
     }

@@ -4,7 +4,8 @@ By the likelihood of the answers: of an item among the user's choices, or of som
 what it sees names neither user nor item, so some thousand requests are enough, and seconds.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
@@ -54,7 +55,7 @@ def fit_returning(answered: Sequence[Answered], *, seed: int) -> ReturnModel | N
         return None
     centre, spread = _normal(np.concatenate([each.described.choices for each in answered]))
     moment_centre, moment_spread = _normal(np.stack([each.described.moment for each in answered]))
-    with torch.random.fork_rng(devices=()):
+    with torch.random.fork_rng(devices=()), _one_thread():
         torch.manual_seed(seed)
         network, rng = _Network(), np.random.default_rng(seed)
         optimiser = torch.optim.AdamW(network.parameters(), LEARNING_RATE, weight_decay=DECAY)
@@ -73,6 +74,17 @@ def fit_returning(answered: Sequence[Answered], *, seed: int) -> ReturnModel | N
                 optimiser.step()
                 schedule.step()
     return _exported(network, centre, spread, moment_centre, moment_spread)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Add up in one order: several threads do not, on busy cores."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _loss(network: _Network, choices: torch.Tensor, moments: torch.Tensor, batch: Sequence[Answered]) -> torch.Tensor:

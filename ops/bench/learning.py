@@ -40,6 +40,7 @@ START_MS = 1_788_220_800_000  # 2026-09-01, midnight UTC
 PORTION_MS = 3 * HOUR_MS
 ATTRIBUTION_MINUTES = 2 * PORTION_MS // 60_000  # people act when their portion has been answered
 TAKE_OVER_TRIES = 300  # a second or more each
+EVERYTHING = 1_000  # restaurants on a list
 SLOWDOWN = 10.0  # a first ranker takes longer than the weights set by hand, and its gain is what is asked for here
 
 Arm = Literal["frozen", "learning"]
@@ -108,7 +109,7 @@ async def live(settings: Settings, plan: Plan, arm: Arm, say: Say) -> list[Day]:
         for number, portions in _days(plan, world):
             began = time.monotonic()
             if number == plan.shift_after:
-                await bed.post(openings(world))
+                await _opened(bed, reader, START_MS + number * DAY_MS)
             day = await _live_through(bed, reader, portions)
             training = ""
             if arm == "learning" and plan.first_training <= number + 1 < plan.days:
@@ -197,11 +198,32 @@ async def _learn(bed: Testbed, reader: AIOKafkaConsumer, now_ms: int) -> str:
 
 async def _taken_over(bed: Testbed, reader: AIOKafkaConsumer, model: str, now_ms: int) -> None:
     """Ask until a model answers."""
+    await _asked_until(bed, reader, now_ms, model, lambda answer: answer.model == model)
+
+
+async def _opened(bed: Testbed, reader: AIOKafkaConsumer, now_ms: int) -> None:
+    """Post the restaurants that open, and ask until all of them are known: else one arm would know them earlier."""
+    new = list(openings(bed.world))
+    await bed.post(new)
+    ids = {event.key for event in new}
+    await _asked_until(
+        bed, reader, now_ms, "the openings", lambda answer: ids <= {item.item_id for item in answer.items}, k=EVERYTHING
+    )
+
+
+async def _asked_until(
+    bed: Testbed,
+    reader: AIOKafkaConsumer,
+    now_ms: int,
+    what: str,
+    satisfied: Callable[[Recommendation], bool],
+    k: int = 1,
+) -> None:
     for number in range(TAKE_OVER_TRIES):
-        request = Request(request_id=f"probe-{model}-{number}", domain=DOMAIN, k=1, explain=False)
+        request = Request(request_id=f"probe-{what}-{number}", domain=DOMAIN, k=k, explain=False)
         await bed.post([Event(now_ms, USERS_REQUESTS, "probe", request)])
         (answer,), _ = await read_answers(reader, 1)
-        if decode(Recommendation, answer.value).model == model:
+        if satisfied(decode(Recommendation, answer.value)):
             return
         await asyncio.sleep(1.0)
-    raise StalledError(f"{model} did not take over within {TAKE_OVER_TRIES} answers: see {bed.folder}/inference.log")
+    raise StalledError(f"{what} did not take over within {TAKE_OVER_TRIES} answers: see {bed.folder}/inference.log")

@@ -35,6 +35,7 @@ def figures(lives: Lives, first_training: int, shift_after: int | None) -> dict[
         "best_possible": _intervals(_column(lives, "frozen", "best")),
         "gain": _intervals(gain),
         "gain_after_last_training": interval(gain[:, (shift_after or gain.shape[1]) - 1]),
+        "gain_with_the_shift": interval(gain[:, first_training:].mean(axis=1)),
         "gain_mean": interval(gain[:, before].mean(axis=1)),
         "gain_of_each_seed": gain[:, before].mean(axis=1).round(4).tolist(),
         "frozen_mean": float(clicks["frozen"][:, before].mean()),

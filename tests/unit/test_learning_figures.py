@@ -33,6 +33,7 @@ def test_the_gain_counts_from_the_first_training_to_the_shift():
     found = figures(LIVES, first_training=1, shift_after=3)
     assert found["gain_of_each_seed"] == pytest.approx([0.155, 0.16, 0.165])
     assert found["gain_mean"][0] == pytest.approx(0.16)
+    assert found["gain_with_the_shift"][0] == pytest.approx(0.184)
     assert found["gain_after_last_training"] == (pytest.approx(0.2), pytest.approx(0))
     assert [mean for mean, _ in found["gain"]] == pytest.approx([0, 0.12, 0.2, 0.1, 0.2, 0.3])
 
