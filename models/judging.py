@@ -62,7 +62,7 @@ def judge(
         champion_ms,
         max(_score_difference(candidate, trained, vector, joined) for joined in timed),
     )
-    limits = replace(Limits(), latency_ratio=ENDLESS) if first else Limits()
+    limits = replace(Limits(), latency_ratio=ENDLESS) if first or champion.ranker is None else Limits()
     return verdict(held, serving, _off_policy(candidate, vector, held_back), limits)
 
 
