@@ -2,9 +2,9 @@
 
 Training, evaluation, serving and replay all call ``candidate_features``; nothing else makes these numbers. Every
 feature belongs to a part of the score, by which its contribution is explained. A ranker names those it looks at, and
-only what they need is made: the others stay 0. Counts come from the history and the
-signals that the joined request carries, so they are as of its event time; what was learned about items from many users
-(hours of the week, similarity) comes from ``ItemTables``, which belong to the model.
+only what they need is made: the others stay 0. Counts come from the history and the signals that the joined request
+carries, so they are as of its event time; what was learned about items from many users (hours of the week, similarity)
+comes from ``ItemTables``, which belong to the model.
 
 Candidates come in the order of a hash of their ids, so that no sum depends on the order of the catalogue's rows.
 """

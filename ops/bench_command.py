@@ -189,18 +189,18 @@ def swaps(
 @app.command()
 def rollback(
     *,
-    share: Annotated[float, typer.Option(min=0.01, max=0.9, help="Of users who get the canary.")] = 0.3,
+    share: Annotated[float, typer.Option(min=0.01, max=0.9, help="Of users who get the canary.")] = 0.5,
     users: Annotated[int, typer.Option(min=1_000, help="Simulated people; each counts once.")] = 20_000,
-    restaurants: Annotated[int, typer.Option(min=1, help="Simulated restaurants.")] = 500,
-    requests: Annotated[int, typer.Option(min=200, help="Given up after so many for a canary.")] = 12_000,
+    restaurants: Annotated[int, typer.Option(min=1, help="Simulated restaurants.")] = 2_000,
+    requests: Annotated[int, typer.Option(min=200, help="Given up after so many for a canary.")] = 20_000,
     rate: Annotated[float, typer.Option(min=0.01, help="Requests per second of event time.")] = 0.25,
     as_json: AsJson = False,
 ) -> None:
-    """Make a spoilt model canary, then a healthy one, and see whether they are rolled back and promoted by themselves.
+    """Make a sabotaged model canary, then a healthy one, and see whether they are told apart without help.
 
     Runs stages of its own on topics of its own. Exit code 1 when either is judged wrongly, or not at all.
 
-    Example: tablecast bench rollback --share 0.3
+    Example: tablecast bench rollback --share 0.5
     """
     from ops.bench.rollback import measure_rollback
     from ops.simulator.world import build_world

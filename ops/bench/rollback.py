@@ -1,26 +1,29 @@
-"""A spoilt canary and a healthy one, pushed past the gate by hand, with the simulated city's people using it.
+"""A sabotaged canary and a healthy one, pushed past the gate by hand, with the simulated city's people using it.
 
 State, inference and trainer stage run as they always do; the trainer's guard has to find out by itself. People react as
-their true click probabilities say, so how much worse the spoilt one is can be told exactly. Event time goes as fast as
-the machine answers.
+their true click probabilities say, so how much worse the sabotaged one is can be told exactly. Event time goes as fast
+as the machine answers.
+
+The sabotaged one has its items' embeddings shuffled, the components of each in an order of its own. The restaurants say
+in prose alone what they are: where categories and attributes say it too, lists are hardly worse without embeddings.
 """
 
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+import shutil
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeVar
 
+import msgspec
 import numpy as np
 from aiokafka import AIOKafkaConsumer, ConsumerRecord
 
 from models.artefact import SHIPPED_RANKER, write_model
+from models.encoder import MANIFEST, MODEL, PASSAGES, PASSAGES_MANIFEST, file_sha256
 from models.export import load_shipped_encoder, shipped_encoder_folder
-from models.features import NAMES
-from models.item_tables import ItemTables
-from models.ranker import Ranker
 from models.roles import with_role
 from models.shadow_report import Differences, differences
 from models.store import ModelStore
@@ -30,7 +33,7 @@ from ops.simulator.events import Event, catalogue, events
 from ops.simulator.publish import post_all
 from ops.simulator.world import World, moment_of
 from schemas.codec import decode
-from schemas.records import ModelDecision, ModelVersion, Recommendation, Record, Request, ShadowComparison
+from schemas.records import Item, ModelDecision, ModelVersion, Recommendation, Record, Request, ShadowComparison
 from schemas.topics import MODELS_DECISIONS, MODELS_SHADOW, RECOMMENDATIONS, USERS_FEEDBACK, Topic
 from streams.follower import Follower
 from streams.model_roles import change_roles
@@ -39,7 +42,7 @@ from streams.settings import Settings
 WAVE = 200  # requests posted at once; reactions to one wave are posted with the next
 SHADOW_WAVES = 5  # at most, before a model is canary
 LOADING_SECONDS = 900.0
-NOISE = 100.0  # deviation of what its ranker was trained to say: no wish said in words is worth as much
+WILD = 1e4  # so large that the sine of a hidden state times this is as good as chance
 START_MS = 1_788_220_800_000  # 2026-09-01, 08:00 in the city: places are open
 Say = Callable[[str], None]
 R = TypeVar("R", bound=Record)
@@ -92,7 +95,7 @@ class Judged:
 async def measure_rollback(
     settings: Settings, world: World, share: float, most_requests: int, rate: float, say: Say
 ) -> list[Judged]:
-    """Let a spoilt and then a healthy canary be judged.
+    """Let a sabotaged and then a healthy canary be judged.
 
     Args:
         settings: of the cluster; without one, a broker is started.
@@ -103,12 +106,11 @@ async def measure_rollback(
         say: told what goes on.
 
     """
-    # Nothing is trained meanwhile; and the spoilt one, which ranks with trees, is not refused for that.
-    trainer = settings.trainer.model_copy(update={"examples": 10**9, "hours": 1e9})
-    inference = settings.inference.model_copy(update={"max_slowdown": 100.0})
-    settings = settings.model_copy(update={"trainer": trainer, "inference": inference})
+    trainer = settings.trainer.model_copy(update={"examples": 10**9, "hours": 1e9})  # nothing is trained meanwhile
+    settings = settings.model_copy(update={"trainer": trainer})
     say("starting broker and stages")
-    async with deployed(settings, catalogue(world, START_MS), ("state", "inference", "trainer")) as deployment:
+    items = map(in_prose, catalogue(world, START_MS))
+    async with deployed(settings, items, ("state", "inference", "trainer")) as deployment:
         store = ModelStore(deployment.settings.model_store)
         folder = deployment.settings.data_dir
         life = events(world, START_MS, rate, daily_rhythm=False)
@@ -118,7 +120,10 @@ async def measure_rollback(
             _followed(deployment, MODELS_SHADOW, ShadowComparison) as compared,
             reading(deployment, RECOMMENDATIONS) as consumer,
         ):
-            for name, make, wanted in (("spoilt", spoilt_model, "roll back"), ("healthy", healthy_model, "promote")):
+            for name, make, wanted in (
+                ("shuffled", shuffled_model, "roll back"),
+                ("healthy", healthy_model, "promote"),
+            ):
                 model = await asyncio.to_thread(make, folder / name)
                 judged = Judged(name, store.put(model), wanted)
                 say(f"{name}: until the inference stage has taken it")
@@ -229,25 +234,55 @@ def healthy_model(folder: Path) -> Path:
     return folder
 
 
-def spoilt_model(folder: Path) -> Path:
-    """Make the shipped model with a ranker that was trained on noise: it knows nothing, and is sure of it."""
-    from lightgbm import Dataset, train
-
+def shuffled_model(folder: Path) -> Path:
+    """Make the shipped model with every item's embedding shuffled in an order of its own: no request fits any item."""
     load_shipped_encoder().close()
-    chance = np.random.default_rng(0)
-    features = chance.exponential(size=(4_000, len(NAMES))) * 10.0 ** chance.integers(-2, 3, size=(4_000, 1))
-    options = {
-        "objective": "regression",
-        "num_leaves": 63,
-        "min_data_in_leaf": 2,
-        "feature_fraction": 0.3,  # so that trees ask about different features
-        "learning_rate": 0.5,
-        "verbosity": -1,
-        "num_threads": 1,
-    }
-    trees = train(options, Dataset(features, NOISE * chance.normal(size=4_000)), 40)
-    draft = folder.with_name(f"{folder.name}-ranker")
-    draft.mkdir()
-    Ranker(trees, ItemTables()).save(draft)
-    write_model(folder, name="tablecast", base="spoilt", encoder=shipped_encoder_folder(), ranker=draft)
+    encoder = folder.with_name(f"{folder.name}-encoder")
+    shutil.copytree(shipped_encoder_folder(), encoder)
+    _shuffle(encoder / PASSAGES)
+    # Vectors in the embedding cache are known by the manifest of what reads passages.
+    _set_sha256(encoder / PASSAGES_MANIFEST, {MODEL: encoder / PASSAGES})
+    _set_sha256(encoder / MANIFEST, {name: encoder / name for name in (PASSAGES, PASSAGES_MANIFEST)})
+    write_model(folder, name="tablecast", base="shuffled", encoder=encoder, ranker=SHIPPED_RANKER)
     return folder
+
+
+def _shuffle(path: Path) -> None:
+    """Have a model give out its hidden states with their components in an order that only this text has."""
+    import onnx
+    from onnx import helper, numpy_helper
+
+    model = onnx.load(path)
+    graph = model.graph
+    (output,) = graph.output
+    dim = output.type.tensor_type.shape.dim[-1].dim_value
+    for node in graph.node:
+        for names in (node.input, node.output):
+            names[:] = ["in_order" if name == output.name else name for name in names]
+    constants = {"zero": np.int64(0), "one": np.array([1]), "dim": np.array([dim]), "wild": np.float32(WILD)}
+    graph.initializer.extend(numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items())
+    graph.node.extend(
+        [
+            helper.make_node("Gather", ["in_order", "zero"], ["first_token"], axis=1),
+            helper.make_node("Mul", ["first_token", "wild"], ["phases"]),
+            helper.make_node("Sin", ["phases"], ["keys"]),
+            helper.make_node("TopK", ["keys", "dim"], ["sorted_keys", "order"]),
+            helper.make_node("Unsqueeze", ["order", "one"], ["order_of_texts"]),
+            helper.make_node("Shape", ["in_order"], ["shape"]),
+            helper.make_node("Expand", ["order_of_texts", "shape"], ["order_of_tokens"]),
+            helper.make_node("GatherElements", ["in_order", "order_of_tokens"], [output.name], axis=2),
+        ]
+    )
+    onnx.save(model, path)
+
+
+def _set_sha256(manifest: Path, files: Mapping[str, Path]) -> None:
+    fields = json.loads(manifest.read_bytes())
+    fields["sha256"] |= {name: file_sha256(path) for name, path in files.items()}
+    manifest.write_text(json.dumps(fields))
+
+
+def in_prose(event: Event) -> Event:
+    """Return a restaurant that says what it is in its name and description alone."""
+    assert isinstance(event.record, Item)
+    return event._replace(record=msgspec.structs.replace(event.record, categories=[], attributes={}))
