@@ -54,7 +54,7 @@ class Plan:
     seed: int
     days: int
     first_training: int  # after so many days: the gate needs lists to tell
-    shift_after: int | None  # days; None: nothing changes
+    shift_after: int | None  # days; None: nothing changes; 0: the world is the later one from the beginning
     requests: int  # a day, on average
     users: int
     restaurants: int

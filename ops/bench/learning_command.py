@@ -17,7 +17,10 @@ def learning(
     seeds: Annotated[int, typer.Option(min=2, max=100, help="Cities, each with people of its own.")] = 5,
     days: Annotated[int, typer.Option(min=2, max=100, help="Each ends with a training, but for the first ones.")] = 10,
     first_training: Annotated[int, typer.Option(min=1, help="Days until then: the gate needs lists to tell.")] = 2,
-    shift_after: Annotated[int, typer.Option(min=0, help="Days until tastes and places change; 0: never.")] = 6,
+    shift_after: Annotated[
+        int | None,
+        typer.Option(min=0, help="Days until tastes and places change; 0: from the first day on."),
+    ] = None,
     requests: Annotated[int, typer.Option(min=100, help="A day.")] = 1_500,
     users: Annotated[int, typer.Option(min=10, help="Of each city.")] = 1_000,
     restaurants: Annotated[int, typer.Option(min=20, help="Of each city.")] = 300,
@@ -25,10 +28,10 @@ def learning(
 ) -> None:
     """Let simulated people ask the shipped model and one that learns from them day by day, on a cluster.
 
-    Half-way a kind of cooking falls out of fashion and a new district opens. Writes figures.json and learning.svg into
-    the folder. Can be broken off at any time: the next call goes on with the first seed that is not there.
+    With --shift-after a kind of cooking falls out of fashion then, and a new district opens. Writes figures.json and
+    learning.svg into the folder. Can be broken off: the next call goes on with the first seed that is not there.
 
-    Example: tablecast bench learning build/learning --seeds 5
+    Example: tablecast bench learning build/learning --seeds 5 --shift-after 6
     """
     import asyncio
 
@@ -42,22 +45,21 @@ def learning(
     from streams.settings import load_settings
 
     console = Terminal(stderr=True)
-    shift = shift_after or None
     lived: dict[int, dict[str, list[Day]]] = {}
     with explained():
         configure_logs("bench", "error")
         folder.mkdir(parents=True, exist_ok=True)
         for seed in range(1, seeds + 1):
-            plan = Plan(seed, days, first_training, shift, requests, users, restaurants)
+            plan = Plan(seed, days, first_training, shift_after, requests, users, restaurants)
             path = folder / f"seed-{seed}.json"
             if not path.exists():
                 path.write_bytes(msgspec.json.encode((plan, asyncio.run(lives(load_settings(), plan, console.print)))))
             kept, lived[seed] = msgspec.json.decode(path.read_bytes(), type=tuple[Plan, dict[str, list[Day]]])
             if kept != plan:
                 raise BadInputError(f"{path} was made with other options ({kept}): take another folder")
-        found = figures(lived, first_training, shift)
+        found = figures(lived, first_training, shift_after or None)
         (folder / "figures.json").write_text(json.dumps({"machine": machine(), **found}, indent=1), encoding="utf-8")
-        picture(lived, shift, folder / "learning.svg")
+        picture(lived, shift_after or None, folder / "learning.svg")
     if as_json:
         typer.echo(json.dumps(found))
         return
