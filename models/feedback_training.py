@@ -90,10 +90,9 @@ def learn_correction(
 
     """
     champion = recommender.ranker
-    tables = ItemTables() if champion is None else champion.tables
     groups = [
         group
-        for group in compared(recommender, tables, [each for each in lists if each.acted], encode, progress=progress)
+        for group in compared(recommender, [each for each in lists if each.acted], encode, progress=progress)
         if group.label.any() and not group.label.all()
     ]
     if not groups:
@@ -102,7 +101,7 @@ def learn_correction(
         )
     # Without trees to begin at, as after a champion that had none, a correction is all there is.
     base = None if champion is None or base_trees == 0 else _first_trees(champion.trees, base_trees)
-    return Ranker(fit(groups, base, correction), tables, corrects_weights(recommender))
+    return Ranker(fit(groups, base, correction), _tables(recommender), corrects_weights(recommender))
 
 
 def corrects_weights(recommender: Recommender) -> bool:
@@ -110,9 +109,12 @@ def corrects_weights(recommender: Recommender) -> bool:
     return recommender.ranker is None or recommender.ranker.corrects_weights
 
 
+def _tables(recommender: Recommender) -> ItemTables:
+    return ItemTables() if recommender.ranker is None else recommender.ranker.tables
+
+
 def compared(
     recommender: Recommender,
-    tables: ItemTables,
     lists: Sequence[ShownList],
     encode: Callable[[list[str]], Vectors],
     *,
@@ -120,7 +122,7 @@ def compared(
     progress: Callable[[int, int], None] = lambda _done, _of: None,
 ) -> Iterator[Compared]:
     """Yield what was shown of each list beside so many others, by the input function that serving uses."""
-    catalogue, weights = recommender.catalogue, recommender.weights
+    catalogue, weights, tables = recommender.catalogue, recommender.weights, _tables(recommender)
     for number, shown_list in enumerate(lists, 1):
         joined = shown_list.request()
         pack = pack_for(joined.request.domain)

@@ -103,7 +103,7 @@ def city_groups(city: City, encoder: Encoder) -> Iterator[Compared]:
         return [item.item_id for item in recommender.recommend([deep], [encode([text])[0] if text else None])[0]]
 
     for number, asked in enumerate(lived(world, listed, life)):
-        (group,) = compared(recommender, ItemTables(), [_truth(world, asked, number)], encode, others=0)
+        (group,) = compared(recommender, [_truth(world, asked, number)], encode, others=0)
         group.features[:, unseen] = 0.0
         yield group
 
