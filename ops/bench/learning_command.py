@@ -57,9 +57,10 @@ def learning(
             kept, lived[seed] = msgspec.json.decode(path.read_bytes(), type=tuple[Plan, dict[str, list[Day]]])
             if kept != plan:
                 raise BadInputError(f"{path} was made with other options ({kept}): take another folder")
-        found = figures(lived, first_training, shift_after or None)
+        shift = shift_after or None  # a world that was the later one all along has none
+        found = figures(lived, first_training, shift)
         (folder / "figures.json").write_text(json.dumps({"machine": machine(), **found}, indent=1), encoding="utf-8")
-        picture(lived, shift_after or None, folder / "learning.svg")
+        picture(lived, shift, folder / "learning.svg")
     if as_json:
         typer.echo(json.dumps(found))
         return

@@ -207,7 +207,8 @@ async def test_what_is_made_again_equals_what_is_there_and_takes_its_place(stage
 
 async def killed_half_way(settings):
     """Run the command and kill it as soon as all its topics are there."""
-    environment = {**os.environ, **variables(settings)}
+    # Who is killed leaves a folder behind: in that of the deployment, which goes with it.
+    environment = {**os.environ, **variables(settings), "TMPDIR": str(settings.data_dir)}
     process = await asyncio.create_subprocess_exec(sys.executable, "-m", "ops", "backfill", "state", env=environment)
     async with asyncio.timeout(PATIENCE_SECONDS):
         while len(await fresh_topics(settings)) < len(FRESH):

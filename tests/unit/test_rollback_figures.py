@@ -53,6 +53,7 @@ def test_shuffled_embeddings_hold_the_same_numbers_in_an_order_that_differs_betw
     encoder = Encoder.load(folder)
     tokens = encoder.tokenize(["lanterns by the river", "a quiet place"], "passage")
     before = encoder.hidden_states(tokens)
+    encoder.close()
     _shuffle(folder / MODEL)
     session = onnxruntime.InferenceSession(folder / MODEL, providers=["CPUExecutionProvider"])
     orders = []
