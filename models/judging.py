@@ -37,8 +37,8 @@ def judge(
     """Return the gate's verdict on a candidate as it was written, beside itself as it was ``trained``.
 
     The metric is the NDCG of what was shown, in the order in which each of the two would have shown it, by what was
-    done. The off-policy estimate looks at all lists held back, the metric at those with a choice. The ``first`` that
-    learned here is not held to the latency of the champion before it: that looks at little, and is quick for it.
+    done. The off-policy estimate looks at all lists held back, the metric at those with a choice. The ``first`` ranker
+    that learned here is not held to the latency of the champion before it: that looks at little, and is quick for it.
     """
     chosen = Counter(shown.item_id for each in learned for shown in each.shown if shown.label > 0)
     acted = [each for each in held_back if each.acted and len(each.shown) > 1]
@@ -62,7 +62,7 @@ def judge(
         champion_ms,
         max(_score_difference(candidate, trained, vector, joined) for joined in timed),
     )
-    limits = replace(Limits(), latency_ratio=ENDLESS) if first or champion.ranker is None else Limits()
+    limits = replace(Limits(), latency_ratio=ENDLESS) if first else Limits()
     return verdict(held, serving, _off_policy(candidate, vector, held_back), limits)
 
 

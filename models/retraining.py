@@ -164,7 +164,7 @@ def train(
             vector,
             [*older, *learned],
             held_back,
-            first=not champion.manifest.training,
+            first=champion.recommender.ranker is None or not champion.manifest.training,
         )
         told = held_back[-CALIBRATED:]
         scores = dict(zip((each.key for each in told), shown_scores(candidate, vector, told), strict=True))
