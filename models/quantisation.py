@@ -106,17 +106,15 @@ def _quantise_activations(rows: str, within: _Range, *, first: bool) -> Iterator
 
     ``first``: nothing has been quantised within this range yet, so that its zeros [rows] have to be made.
     """
-    magnitude, step = rows, f"{rows}.step"
-    scaled = step
+    largest, share, step = f"{rows}.largest", f"{within.name}.share", f"{rows}.step"
     if within is _BOTH_SIDES:
-        magnitude = f"{rows}.magnitude"
-        yield helper.make_node("Abs", [rows], [magnitude])
-    else:
-        scaled = f"{rows}.scaled"
-    yield helper.make_node("ReduceMax", [magnitude], [f"{rows}.largest"], axes=[-1], keepdims=1)
-    yield helper.make_node("Mul", [f"{rows}.largest", f"{within.name}.share"], [scaled])
-    if within is _AFTER_GELU:  # a row without large values still has to hold what lies below zero
-        yield helper.make_node("Max", [scaled, "rows_least_step"], [step])
+        yield helper.make_node("Abs", [rows], [f"{rows}.magnitude"])
+        yield helper.make_node("ReduceMax", [f"{rows}.magnitude"], [largest], axes=[-1], keepdims=1)
+        yield helper.make_node("Mul", [largest, share], [step])
+    else:  # a row without large values still has to hold what lies below zero
+        yield helper.make_node("ReduceMax", [rows], [largest], axes=[-1], keepdims=1)
+        yield helper.make_node("Mul", [largest, share], [f"{rows}.scaled"])
+        yield helper.make_node("Max", [f"{rows}.scaled", "rows_least_step"], [step])
     # One step for each row is what QuantizeLinear takes along the first axis only.
     yield helper.make_node("Reshape", [rows, f"{rows}.flat_shape"], [f"{rows}.flat"])
     yield helper.make_node("Reshape", [step, "rows_column"], [f"{rows}.steps"])
